@@ -1,0 +1,62 @@
+# `make demo` packs a real model and talks to it; `make test` is everything that CI runs. Both start from a fresh clone.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CODE := tessera tessera_compiler tessera_pack tessera_runtime tests tools benchmarks examples
+GENERATORS = $(wildcard tools/generate_*.py)
+
+.PHONY: help demo install test test-fast test-slow lint format docs check-docs check-install clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+# Anyone who already has a filled environment may touch the stamp; pip then is not called again until the files below change.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' \
+		|| { echo "Tessera needs Python 3.10 to 3.12; name one with: make PYTHON=python3.11" >&2; exit 1; }
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[compile,test,dev]'
+	touch $(STAMP)
+
+install: $(STAMP) ## make the virtual environment
+
+demo: $(STAMP) ## get SmolLM2, pack it, ask it a question
+	$(BIN)/python tools/demo.py
+
+test: lint check-docs check-install test-fast test-slow ## everything that CI runs
+
+test-fast: $(STAMP) ## tests that need no model, under 90 s
+	$(BIN)/python -m pytest -m "not slow" -q
+
+test-slow: $(STAMP) ## tests with the real SmolLM2
+	$(BIN)/python tools/fetch_smollm2.py
+	$(BIN)/python -m pytest -m slow -q
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check $(wildcard $(CODE))
+	$(BIN)/ruff format --check $(wildcard $(CODE))
+	$(BIN)/python -m mypy
+
+format: $(STAMP) ## rewrite the code in the house style
+	$(BIN)/ruff check --fix $(wildcard $(CODE))
+	$(BIN)/ruff format $(wildcard $(CODE))
+
+docs: $(STAMP) ## write the generated pages again
+	for generator in $(GENERATORS); do $(BIN)/python $$generator; done
+
+check-docs: $(STAMP) ## fail if a generated page is out of date
+	for generator in $(GENERATORS); do $(BIN)/python $$generator --check; done
+	$(BIN)/python tools/check_dependencies.py
+
+check-install: $(STAMP) ## install the runtime alone, say what it weighs, run it
+	$(BIN)/python tools/measure_runtime_install.py
+
+clean: ## remove everything that was made here
+	rm -rf $(VENV) .demo .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find $(wildcard $(CODE)) -name __pycache__ -prune -exec rm -rf {} +

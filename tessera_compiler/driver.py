@@ -1,0 +1,156 @@
+"""From a checkpoint's graph to a compiled module: the whole pipeline, as one list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any, Protocol
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import Builtin, ModuleOp
+from xdsl.dialects.func import Func
+from xdsl.parser import Parser
+from xdsl.printer import Printer
+from xdsl.utils.exceptions import ParseError, VerifyException
+
+from tessera_compiler.errors import InvalidGraph
+from tessera_compiler.graph.dialect import GRAPH
+from tessera_compiler.graph.evaluator import entry_function
+from tessera_compiler.module import CompiledModule
+from tessera_compiler.schedule import dialect as schedule
+from tessera_compiler.schedule.passes.choose_numerics import ChooseNumerics
+from tessera_compiler.schedule.passes.form_groups import FormGroups
+from tessera_compiler.schedule.passes.plan_memory import PlanMemory
+from tessera_compiler.schedule.passes.plan_phases import PlanPhases
+from tessera_compiler.schedule.passes.plan_tiles import Blocking, PlanTiles, blockings_of
+from tessera_compiler.targets.cpu.target import CLASSES, compile_cpu
+from tessera_compiler.targets.program import ProgramLimits, describe_program
+from tessera_compiler.targets.reference.target import compile_reference
+from tessera_compiler.tile.dialect import Tile
+from tessera_compiler.tile.lowering.lower import LoweredProgram, lower_groups
+
+DTYPES = ("fp32", "bf16", "int8")
+
+
+class Pass(Protocol):
+    def apply(self, module: ModuleOp) -> None: ...
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    dtype: str
+    max_model_len: int
+    vocab_size: int
+    max_tokens: int = 512
+    """The most tokens that one step may have; a longer prompt is computed in several."""
+    classes: tuple[str, ...] = CLASSES
+    tuned: Mapping[str, tuple[Blocking, ...]] = field(default_factory=dict)
+
+
+def schedule_passes(options: CompileOptions) -> tuple[Pass, ...]:
+    """What turns simplified Graph IR into a planned program, in order."""
+    return (
+        ChooseNumerics(options.dtype),
+        FormGroups(),
+        PlanTiles(options.classes, options.tuned),
+        PlanPhases(),
+        PlanMemory(),
+    )
+
+
+Observer = Callable[[str, str], None]
+"""Called with the name of a stage and the text of the module after it."""
+
+
+def compile_module(module: ModuleOp, options: CompileOptions, observe: Observer | None = None) -> CompiledModule:
+    """Compiles simplified Graph IR; `module` is changed in place. Verified after every pass."""
+    graph_ir = print_ir(module)
+    for pass_ in schedule_passes(options):
+        pass_.apply(module)
+        module.verify()
+        if observe is not None:
+            observe(type(pass_).__name__, print_ir(module))
+    return compile_planned(module, options, graph_ir, observe)
+
+
+def compile_planned(
+    module: ModuleOp, options: CompileOptions, graph_ir: str = "", observe: Observer | None = None
+) -> CompiledModule:
+    """Compiles a planned program, such as one read back from a dump of the last pass."""
+    groups = [op for op in entry_function(module).body.block.ops if isinstance(op, schedule.GroupOp)]
+    lowered = lower_groups(groups, options.classes)
+    tile_ir = print_kernels(lowered)
+    if observe is not None:
+        observe("LowerToTiles", tile_ir)
+    limits = ProgramLimits(options.max_tokens, options.max_model_len, options.vocab_size)
+    shared = describe_program(module, lowered, limits)
+    return CompiledModule(
+        graph_ir=graph_ir,
+        schedule_ir=print_ir(module),
+        tile_ir=tile_ir,
+        targets=(
+            compile_cpu(shared.description, lowered, options.classes),
+            compile_reference(shared.description, groups, lowered),
+        ),
+        weights=shared.weights,
+        dtype=options.dtype,
+        max_model_len=options.max_model_len,
+        vocab_size=options.vocab_size,
+        schedules=_schedules(groups, lowered, options),
+    )
+
+
+def _schedules(groups: list[schedule.GroupOp], lowered: LoweredProgram, options: CompileOptions) -> dict[str, Any]:
+    chosen: dict[str, Any] = {}
+    for group, name in zip(groups, lowered.names, strict=True):
+        if group.kind.data == "linear" and name not in chosen:
+            chosen[name] = {
+                "tuned": group.tuned is not None,
+                "blocking": {
+                    cpu_class: [[b.max_tokens or None, b.rows, b.panels * 16] for b in blockings_of(group, cpu_class)]
+                    for cpu_class in options.classes
+                },
+            }
+    return {"cpu": chosen}
+
+
+def print_ir(module: ModuleOp) -> str:
+    """A module in MLIR's generic form; the same module always gives the same text."""
+    stream = StringIO()
+    Printer(stream=stream, print_generic_format=True).print_op(module)
+    return stream.getvalue() + "\n"
+
+
+def print_kernels(lowered: LoweredProgram) -> str:
+    """All kernels of a program, as one module."""
+    kernels = lowered.kernels()
+    return print_ir(ModuleOp([kernels[symbol].clone() for symbol in sorted(kernels)]))
+
+
+def parse_ir(text: str) -> ModuleOp:
+    """Reads and verifies a module of any of the three dialects; raises InvalidGraph if the text is none."""
+    context = Context()
+    for dialect in (Builtin, Func, GRAPH, schedule.SCHEDULE, Tile):
+        context.load_dialect(dialect)
+    try:
+        module = Parser(context, text).parse_module()
+        module.verify()
+    except (ParseError, VerifyException) as error:
+        raise InvalidGraph(f"this text is not valid Tessera IR: {error}") from error
+    return module
+
+
+def dump_to(directory: Path) -> Observer:
+    """An observer that writes each stage to its own numbered file."""
+    directory.mkdir(parents=True, exist_ok=True)
+    count = len(list(directory.glob("*.tssa")))
+
+    def observe(stage: str, text: str) -> None:
+        nonlocal count
+        (directory / f"{count:02}_{stage}.tssa").write_text(text)
+        count += 1
+
+    return observe
+

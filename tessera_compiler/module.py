@@ -1,0 +1,57 @@
+"""What the compiler hands back: a plain description of a compiled model, with no IR object and no weight in it.
+
+`tessera_pack` turns it, together with the checkpoint's tensors, into a package.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class WeightRecipe:
+    """How one tensor of the package is made from tensors of the checkpoint.
+
+    The sources are read, each transposed if `transposed`, concatenated along axis 0, and converted to `dtype` in `layout`
+    (docs/spec/program.md, "Layouts of weights"). A tensor with `constant` has no source.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    """Logical shape, before padding: [N, K] for matrices, [N] for vectors."""
+    dtype: str
+    """`f32`, `bf16`, or `u8` (quantized with one scale per row n, zero point 128)."""
+    layout: str
+    """`rows`, `panels_k1`, `panels_k2` or `panels_k4`."""
+    sources: tuple[str, ...] = ()
+    transposed: bool = False
+    scales_of: str | None = None
+    """Set on the tensor of scales that belongs to the quantized tensor of this name; it has the same sources."""
+    constant: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class CompiledTarget:
+    """The folder `tile_kernels/<name>/`: its program and the files beside it."""
+
+    name: str
+    program: dict[str, Any]
+    files: dict[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CompiledModule:
+    graph_ir: str
+    schedule_ir: str
+    tile_ir: str
+    targets: tuple[CompiledTarget, ...]
+    weights: tuple[WeightRecipe, ...]
+    dtype: str
+    max_model_len: int
+    vocab_size: int
+    schedules: dict[str, Any]
+    """What was chosen for each kernel and whether it was tuned or a default; goes to `schedule_cache/`."""

@@ -1,0 +1,327 @@
+"""Schedule IR: in which kernels a model is computed, in which element types and layouts, and where buffers lie.
+
+A program is a list of `schedule.group`s: each becomes one kernel launch. The body of a group says what it computes, in ops of Graph IR and the few
+ops below, which make explicit what Graph IR leaves open: rounding, quantization, the KV cache, the layout of weights.
+docs/spec/schedule-ir.md is the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from xdsl.dialects.builtin import (
+    ArrayAttr,
+    BFloat16Type,
+    BoolAttr,
+    DictionaryAttr,
+    FloatAttr,
+    IntegerAttr,
+    IntegerType,
+    Signedness,
+    StringAttr,
+    TensorType,
+    UnitAttr,
+)
+from xdsl.ir import Attribute, Block, Dialect, Region, SSAValue
+from xdsl.irdl import (
+    IRDLOperation,
+    attr_def,
+    irdl_op_definition,
+    operand_def,
+    opt_attr_def,
+    region_def,
+    result_def,
+    traits_def,
+    var_operand_def,
+    var_result_def,
+)
+from xdsl.traits import IsTerminator
+from xdsl.utils.exceptions import VerifyException
+
+from tessera_compiler.graph.base import Array, GraphOp
+from tessera_compiler.graph.types import DYNAMIC, F32, I32, TOKENS, Tensor, rows_of, tensor, type_of
+
+BF16 = BFloat16Type()
+I8 = IntegerType(8)
+U8 = IntegerType(8, Signedness.UNSIGNED)
+ZERO_POINT = 128
+
+ELEMENTS: dict[str, Attribute] = {"f32": F32, "bf16": BF16, "u8": U8, "i8": I8, "i32": I32}
+LAYOUTS = ("rows", "panels_k1", "panels_k2", "panels_k4")
+KINDS = ("rows", "linear", "attention")
+
+
+def element_name(type_: Tensor) -> str:
+    return next(name for name, element in ELEMENTS.items() if element == type_.get_element_type())
+
+
+def round_to_bfloat16(values: Array) -> Array:
+    """The nearest bfloat16 of each value, ties to even, as float32."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
+    return np.where(np.isnan(values), np.float32(np.nan), rounded.view(np.float32)).astype(np.float32)
+
+
+class ScheduleOp(GraphOp):
+    """An op that may stand in the body of a group beside those of Graph IR; unlike them it may name other element types than f32."""
+
+    def verify_(self) -> None:
+        operands = [type_of(operand) for operand in self.operands]
+        results = [type_of(result) for result in self.results]
+        try:
+            expected = self.infer(operands, self.values, results[0] if self.FREE_RESULT and results else None)
+        except VerifyException as error:
+            raise VerifyException(f"{self.name}: {error}") from None
+        if list(expected) != results:
+            raise VerifyException(f"{self.name}: the results must be {expected}; found {results}.")
+
+
+@irdl_op_definition
+class WeightOp(ScheduleOp):
+    """A tensor of the package: the sources as in `graph.weight`, in the element type of the result and in `layout`.
+
+    A result of `ui8` holds `rint(w / scale) + 128`; `scales_of` marks the tensor of those scales, one per row.
+    """
+
+    name = "schedule.weight"
+    result = result_def(TensorType)
+    weight_name = attr_def(StringAttr, attr_name="name")
+    sources = attr_def(ArrayAttr[StringAttr])
+    transposed = opt_attr_def(UnitAttr)
+    layout = attr_def(StringAttr)
+    scales_of = opt_attr_def(StringAttr)
+    FREE_RESULT: ClassVar[bool] = True
+
+    @classmethod
+    def infer(cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None) -> tuple[Tensor, ...]:
+        if result is None or rows_of(result) is not None:
+            raise VerifyException(f"a weight has no rows; found {result}.")
+        if values["layout"] not in LAYOUTS:
+            raise VerifyException(f"unknown layout {values['layout']!r}; known: {', '.join(LAYOUTS)}.")
+        return (result,)
+
+
+@irdl_op_definition
+class RoundOp(ScheduleOp):
+    """Each element rounded to bfloat16, nearest even."""
+
+    name = "schedule.round"
+    x = operand_def(TensorType)
+    result = result_def(TensorType)
+
+    @classmethod
+    def infer(cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None) -> tuple[Tensor, ...]:
+        (x,) = types
+        return (tensor(x.get_shape(), BF16, rows_of(x)),)
+
+    def evaluate(self, *operands: Array) -> tuple[Array, ...]:
+        return (round_to_bfloat16(operands[0]),)
+
+
+@irdl_op_definition
+class CopyOp(ScheduleOp):
+    """The same elements, laid out anew: gives a view that no strides describe a buffer of its own."""
+
+    name = "schedule.copy"
+    x = operand_def(TensorType)
+    result = result_def(TensorType)
+
+    @classmethod
+    def infer(cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None) -> tuple[Tensor, ...]:
+        return (types[0],)
+
+    def evaluate(self, *operands: Array) -> tuple[Array, ...]:
+        return (np.ascontiguousarray(operands[0]),)
+
+
+@irdl_op_definition
+class QuantizeOp(ScheduleOp):
+    """Each row as int8: `scale = max|x| / 127`, `q = rint(x * (127 / max|x|))` (0 for a row of zeros), and `sum(q)`."""
+
+    name = "schedule.quantize"
+    x = operand_def(TensorType)
+    quantized = result_def(TensorType)
+    scale = result_def(TensorType)
+    sum = result_def(TensorType)
+
+    @classmethod
+    def infer(cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None) -> tuple[Tensor, ...]:
+        (x,) = types
+        one = (*x.get_shape()[:-1], 1)
+        return tensor(x.get_shape(), I8, rows_of(x)), tensor(one, F32, rows_of(x)), tensor(one, I32, rows_of(x))
+
+    def evaluate(self, *operands: Array) -> tuple[Array, ...]:
+        (x,) = operands
+        largest = np.max(np.abs(x), axis=-1, keepdims=True)
+        scale = largest * np.float32(1 / 127)
+        with np.errstate(all="ignore"):
+            inverse = np.where(largest > 0, np.float32(127) / largest, np.float32(0)).astype(np.float32)
+            quantized = np.rint(x * inverse).astype(np.int8)
+        return quantized, scale, np.sum(quantized, axis=-1, keepdims=True, dtype=np.int32)
+
+
+@irdl_op_definition
+class MatmulOp(ScheduleOp):
+    """`x @ weight.T` in f32. Operands: x and weight of one of f32·f32, bf16·bf16; or i8·ui8 with the scale and sum of x and the
+    weight's scales: `(q @ (w - 128).T) * (scale * scales)`, the product exact in i32."""
+
+    name = "schedule.matmul"
+    arguments = var_operand_def(TensorType)
+    result = result_def(TensorType)
+
+    @classmethod
+    def infer(cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None) -> tuple[Tensor, ...]:
+        x, weight = types[:2]
+        pair = (element_name(x), element_name(weight))
+        if (pair, len(types)) not in {(("f32", "f32"), 2), (("bf16", "bf16"), 2), (("i8", "u8"), 5)}:
+            raise VerifyException(f"no product of {pair[0]} and {pair[1]} with {len(types)} operands.")
+        if x.get_shape()[-1] != weight.get_shape()[1]:
+            raise VerifyException(f"the last axis of {x} must have the size of the second of {weight}.")
+        return (tensor((*x.get_shape()[:-1], weight.get_shape()[0]), F32, rows_of(x)),)
+
+    def evaluate(self, *operands: Array) -> tuple[Array, ...]:
+        if len(operands) == 2:
+            x, weight = operands
+            return ((x.astype(np.float32) @ weight.astype(np.float32).T).astype(np.float32),)
+        x, weight, scale, total, scales = operands
+        product = (x.astype(np.float64) @ weight.astype(np.float64).T).astype(np.int64) - ZERO_POINT * total.astype(np.int64)
+        return (product.astype(np.float32) * (scale * scales),)
+
+
+@irdl_op_definition
+class LookupOp(ScheduleOp):
+    """Row `ids[t] + offset` of `table`, as f32; of a `ui8` table `(w - 128) * scales[row]`."""
+
+    name = "schedule.lookup"
+    arguments = var_operand_def(TensorType)
+    result = result_def(TensorType)
+    offset = attr_def(IntegerAttr)
+
+    @classmethod
+    def infer(cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None) -> tuple[Tensor, ...]:
+        ids, table = types[:2]
+        if (element_name(table) == "u8") != (len(types) == 3):
+            raise VerifyException("a ui8 table comes with its scales, any other without.")
+        return (tensor((*ids.get_shape(), table.get_shape()[1]), F32, rows_of(ids)),)
+
+    def evaluate(self, *operands: Array) -> tuple[Array, ...]:
+        ids = operands[0] + self.offset.value.data
+        rows = operands[1][ids].astype(np.float32)
+        if len(operands) == 3:
+            rows = (rows - np.float32(ZERO_POINT)) * operands[2][ids][:, None]
+        return (rows,)
+
+
+@irdl_op_definition
+class CacheWriteOp(ScheduleOp):
+    """Writes each token's key and value to its place in the KV cache of `cache`, rounded to the element type of the cache."""
+
+    name = "schedule.cache_write"
+    x = operand_def(TensorType)
+    positions = operand_def(TensorType)
+    sequences = operand_def(TensorType)
+    block_tables = operand_def(TensorType)
+    cache = attr_def(IntegerAttr)
+    part = attr_def(StringAttr)
+    element = attr_def(StringAttr)
+
+    @classmethod
+    def infer(cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None) -> tuple[Tensor, ...]:
+        if values["part"] not in ("key", "value"):
+            raise VerifyException(f"the part is key or value; found {values['part']!r}.")
+        return ()
+
+
+@irdl_op_definition
+class AttendOp(ScheduleOp):
+    """Paged attention of each token to its own sequence through cache `cache`; attributes as in `graph.attention`."""
+
+    name = "schedule.attend"
+    query = operand_def(TensorType)
+    positions = operand_def(TensorType)
+    sequences = operand_def(TensorType)
+    block_tables = operand_def(TensorType)
+    result = result_def(TensorType)
+    cache = attr_def(IntegerAttr)
+    key_heads = attr_def(IntegerAttr)
+    value_dim = attr_def(IntegerAttr)
+    scale = attr_def(FloatAttr)
+    window = attr_def(IntegerAttr)
+    softcap = attr_def(FloatAttr)
+    element = attr_def(StringAttr)
+
+    @classmethod
+    def infer(cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None) -> tuple[Tensor, ...]:
+        query = types[0]
+        _, heads, _ = query.get_shape()
+        if heads % values["key_heads"]:
+            raise VerifyException(f"{heads} heads cannot share {values['key_heads']} key heads evenly.")
+        return (tensor((DYNAMIC, heads, values["value_dim"]), F32, TOKENS),)
+
+
+@irdl_op_definition
+class YieldOp(IRDLOperation):
+    """Ends the body of a group: its results."""
+
+    name = "schedule.yield"
+    values = var_operand_def(TensorType)
+    traits = traits_def(IsTerminator())
+
+    def __init__(self, values: Sequence[SSAValue]):
+        super().__init__(operands=[list(values)])
+
+
+@irdl_op_definition
+class GroupOp(IRDLOperation):
+    """One launch. `kind` says how its kernel is built; `barrier`: everything before must have finished; `offsets`: where each result lies in
+    the arena, in bytes per row; `tiles`: the blocking of each CPU class, by number of tokens."""
+
+    name = "schedule.group"
+    inputs = var_operand_def(TensorType)
+    results_ = var_result_def(TensorType)
+    kind = attr_def(StringAttr)
+    barrier = opt_attr_def(BoolAttr)
+    offsets = opt_attr_def(ArrayAttr)
+    tiles = opt_attr_def(DictionaryAttr)
+    tuned = opt_attr_def(UnitAttr)
+    body = region_def("single_block")
+
+    def __init__(self, kind: str, inputs: Sequence[SSAValue], results: Sequence[Attribute], body: Region | Block):
+        region = body if isinstance(body, Region) else Region(body)
+        super().__init__(
+            operands=[list(inputs)], result_types=[list(results)], attributes={"kind": StringAttr(kind)}, regions=[region]
+        )
+
+    @property
+    def yielded(self) -> tuple[SSAValue, ...]:
+        last = self.body.block.last_op
+        assert isinstance(last, YieldOp)
+        return tuple(last.values)
+
+    def verify_(self) -> None:
+        if self.kind.data not in KINDS:
+            raise VerifyException(f"unknown kind of group {self.kind.data!r}; known: {', '.join(KINDS)}")
+        if [a.type for a in self.body.block.args] != [v.type for v in self.inputs]:
+            raise VerifyException("the body of a group takes exactly its inputs")
+        if not isinstance(self.body.block.last_op, YieldOp):
+            raise VerifyException("the body of a group ends in schedule.yield")
+        if [v.type for v in self.yielded] != [r.type for r in self.results_]:
+            raise VerifyException("a group yields exactly its results")
+        anchors = [op for op in self.body.block.ops if isinstance(op, MatmulOp | AttendOp)]
+        if len(anchors) != (0 if self.kind.data == "rows" else 1):
+            raise VerifyException(f"a group of kind {self.kind.data} has {len(anchors)} products; rows: none, the others: one")
+
+
+GROUP_OPERATIONS: tuple[type[ScheduleOp], ...] = (
+    WeightOp,
+    CopyOp,
+    RoundOp,
+    QuantizeOp,
+    MatmulOp,
+    LookupOp,
+    CacheWriteOp,
+    AttendOp,
+)
+SCHEDULE = Dialect("schedule", [*GROUP_OPERATIONS, YieldOp, GroupOp], [])

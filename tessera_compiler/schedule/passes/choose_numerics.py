@@ -1,0 +1,171 @@
+"""Decides element types and layouts: what Graph IR leaves open becomes explicit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from xdsl.dialects.builtin import FunctionType, ModuleOp
+from xdsl.ir import Attribute, Block, Operation, SSAValue
+from xdsl.rewriter import InsertPoint, Rewriter
+
+from tessera_compiler.errors import UnsupportedOperation
+from tessera_compiler.graph import dialect as graph
+from tessera_compiler.graph.evaluator import entry_function
+from tessera_compiler.graph.types import DYNAMIC, I32, TOKENS, tensor, type_of
+from tessera_compiler.schedule import dialect as schedule
+
+_ELEMENT_OF_WEIGHTS = {"fp32": ("f32", "panels_k1"), "bf16": ("bf16", "panels_k2"), "int8": ("u8", "panels_k4")}
+_ELEMENT_OF_TABLES = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}
+_ELEMENT_OF_CACHE = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}
+
+
+@dataclass(frozen=True)
+class ChooseNumerics:
+    """linear(x, w, b) --> add(matmul(x', w'), b), where x' is x itself (`fp32`), rounded (`bf16`) or quantized per token (`int8`).
+
+    embedding --> lookup, in the tensor of the head if the two are tied; attention --> cache_write of key and value, then attend.
+    Everything else stays in float32. Linear maps of the same x share one x'.
+    """
+
+    dtype: str
+
+    def apply(self, module: ModuleOp) -> None:
+        _Rewrite(self.dtype, module).run()
+
+
+@dataclass
+class _Rewrite:
+    dtype: str
+    module: ModuleOp
+    prepared: dict[SSAValue, tuple[SSAValue, ...]] = field(default_factory=dict)
+    weights: dict[tuple[str, str], SSAValue] = field(default_factory=dict)
+    caches: int = 0
+
+    def run(self) -> None:
+        function = entry_function(self.module)
+        self.block: Block = function.body.block
+        self.positions = self.block.args[1]
+        self.sequences = self.block.insert_arg(tensor([DYNAMIC], I32, TOKENS), len(self.block.args))
+        self.block_tables = self.block.insert_arg(tensor_of_tables(), len(self.block.args))
+        function.properties["function_type"] = FunctionType.from_lists(
+            [a.type for a in self.block.args], list(function.function_type.outputs)
+        )
+        self.matrices = {self._key(op.weight): op.weight for op in self.block.ops if isinstance(op, graph.LinearOp)}
+        for op in list(self.block.ops):
+            if isinstance(op, graph.LinearOp):
+                self._linear(op)
+            elif isinstance(op, graph.EmbeddingOp):
+                self._embedding(op)
+            elif isinstance(op, graph.AttentionOp):
+                self._attention(op)
+        for op in list(self.block.ops):
+            if isinstance(op, graph.WeightOp):
+                if any(True for _ in op.result.uses):
+                    op.result.replace_all_uses_with(self._weight(op, "f32", "rows"))
+                Rewriter.erase_op(op)
+
+    def _key(self, value: SSAValue) -> str:
+        owner = value.owner
+        if not isinstance(owner, graph.WeightOp):
+            raise UnsupportedOperation(
+                "a linear map needs a weight of the checkpoint as it is; found one that is computed. "
+                "Fold the computation into the checkpoint, or report the model."
+            )
+        return owner.weight_name.data
+
+    def _weight(self, op: graph.WeightOp, element: str, layout: str, scales: bool = False) -> SSAValue:
+        name = op.weight_name.data + (".scales" if scales else "")
+        key = (name, layout)
+        if key not in self.weights:
+            shape = type_of(op.result).get_shape()
+            made = schedule.WeightOp.make(
+                result=tensor(shape[:1] if scales else shape, schedule.ELEMENTS[element]),
+                name=name,
+                sources=tuple(source.data for source in op.sources),
+                transposed=op.transposed is not None,
+                layout=layout,
+                scales_of=op.weight_name.data if scales else None,
+            )
+            first = self.block.first_op
+            assert first is not None
+            Rewriter.insert_op(made, InsertPoint.before(first))
+            self.weights[key] = made.result
+        return self.weights[key]
+
+    def _panels(self, op: graph.WeightOp) -> tuple[SSAValue, ...]:
+        element, layout = _ELEMENT_OF_WEIGHTS[self.dtype]
+        weight = self._weight(op, element, layout)
+        return (weight, self._weight(op, "f32", "rows", scales=True)) if element == "u8" else (weight,)
+
+    def _prepare(self, x: SSAValue, before: Operation) -> tuple[SSAValue, ...]:
+        if self.dtype == "fp32":
+            return (x,)
+        if x not in self.prepared:
+            kind = schedule.RoundOp if self.dtype == "bf16" else schedule.QuantizeOp
+            made = kind.make(x, module=before.attributes.get("module"))
+            Rewriter.insert_op(made, InsertPoint.before(before))
+            self.prepared[x] = tuple(made.results)
+        return self.prepared[x]
+
+    def _linear(self, op: graph.LinearOp) -> None:
+        if len(type_of(op.x).get_shape()) != 2:
+            raise UnsupportedOperation(
+                f"a linear map over rows of rank 2 was expected; {op.module.data if op.module else 'the model'} "
+                f"has one over {op.x.type}. Report the model."
+            )
+        self._key(op.weight)
+        assert isinstance(op.weight.owner, graph.WeightOp)
+        x, *scale_and_sum = self._prepare(op.x, op)
+        weight, *scales = self._panels(op.weight.owner)
+        product = schedule.MatmulOp.make(x, weight, *scale_and_sum, *scales, module=op.module)
+        _carry_marks(op, product)
+        new: list[Operation] = [product]
+        if op.bias is not None:
+            new.append(graph.AddOp.make(product.result, op.bias, module=op.module))
+            _carry_marks(op, new[-1])
+        Rewriter.replace_op(op, new, [new[-1].results[0]])
+
+    def _embedding(self, op: graph.EmbeddingOp) -> None:
+        owner = op.table.owner
+        if not isinstance(owner, graph.WeightOp):
+            raise UnsupportedOperation("an embedding needs a table of the checkpoint as it is; found one that is computed.")
+        if owner.weight_name.data in self.matrices:
+            table = self._panels(owner)
+        else:
+            table = (self._weight(owner, _ELEMENT_OF_TABLES[self.dtype], "rows"),)
+        lookup = schedule.LookupOp.make(op.ids, *table, offset=op.offset, module=op.module)
+        _carry_marks(op, lookup)
+        Rewriter.replace_op(op, [lookup], [lookup.result])
+
+    def _attention(self, op: graph.AttentionOp) -> None:
+        _, key_heads, _ = type_of(op.key).get_shape()
+        value_dim = type_of(op.value).get_shape()[2]
+        where = (self.positions, self.sequences, self.block_tables)
+        common = {"cache": self.caches, "element": _ELEMENT_OF_CACHE[self.dtype], "module": op.module}
+        self.caches += 1
+        key = schedule.CacheWriteOp.make(op.key, *where, part="key", **common)
+        value = schedule.CacheWriteOp.make(op.value, *where, part="value", **common)
+        attend = schedule.AttendOp.make(
+            op.query,
+            *where,
+            key_heads=key_heads,
+            value_dim=value_dim,
+            scale=op.scale,
+            window=op.window,
+            softcap=op.softcap,
+            **common,
+        )
+        Rewriter.replace_op(op, [key, value, attend], [attend.result])
+
+
+def tensor_of_tables() -> Attribute:
+    """The type of the block tables, [S, W]."""
+    return tensor([DYNAMIC, DYNAMIC], I32)
+
+
+def _carry_marks(old: Operation, new: Operation) -> None:
+    mark = old.attributes.get("layer_output")
+    if mark is not None:
+        new.attributes["layer_output"] = mark
+
+

@@ -1,0 +1,69 @@
+"""Runs Tile IR kernels in NumPy: the oracle that every other target is compared with."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from xdsl.ir import Block, Operation, SSAValue
+
+from tessera_compiler.tile import dialect
+
+
+def grid_size(entry: str | int, tokens: int, logit_rows: int) -> int:
+    """The number of instances along one grid axis: an integer, `T`, `L`, `T/m` or `L/m` (rounded up)."""
+    if isinstance(entry, int):
+        return entry
+    symbol, _, divisor = entry.partition("/")
+    count = {"T": tokens, "L": logit_rows}[symbol]
+    return -(-count // int(divisor or 1))
+
+
+def run_kernel(
+    kernel: dialect.KernelOp, buffers: Sequence[NDArray[Any]], *, tokens: int, logit_rows: int = 0, table_width: int = 0
+) -> None:
+    """Runs all instances of a kernel, in order; stores change `buffers` in place."""
+    sizes = [grid_size(entry, tokens, logit_rows) for entry in kernel.grid_entries]
+    block = kernel.body.block
+    arguments = [*buffers, tokens, logit_rows, table_width]
+    for program in itertools.product(*[range(size) for size in sizes]):
+        values: dict[SSAValue, Any] = dict(zip(block.args, arguments, strict=True))
+        _run_block(block, values, program)
+
+
+def _run_block(block: Block, values: dict[SSAValue, Any], program: tuple[int, ...]) -> list[Any]:
+    for operation in block.ops:
+        if isinstance(operation, dialect.YieldOp):
+            return [values[value] for value in operation.values]
+        if isinstance(operation, dialect.ForOp):
+            _run_loop(operation, values, program)
+        else:
+            _run_operation(operation, values, program)
+    return []
+
+
+def _run_loop(loop: dialect.ForOp, values: dict[SSAValue, Any], program: tuple[int, ...]) -> None:
+    carried = [values[value] for value in loop.initial]
+    body = loop.body.block
+    for index in range(values[loop.lower], values[loop.upper], values[loop.step]):
+        values.update(zip(body.args, [index, *carried], strict=True))
+        carried = _run_block(body, values, program)
+    values.update(zip(loop.results, carried, strict=True))
+
+
+def _run_operation(operation: Operation, values: dict[SSAValue, Any], program: tuple[int, ...]) -> None:
+    if isinstance(operation, dialect.ProgramIdOp):
+        values[operation.result] = program[operation.axis.value.data]
+    elif isinstance(operation, dialect.TileOperation | dialect.StoreOp):
+        results = operation.evaluate(*[values[operand] for operand in operation.operands])
+        values.update(zip(operation.results, results, strict=True))
+    elif not isinstance(operation, dialect.ReturnOp):
+        raise TypeError(f"{operation.name} is not a Tile IR operation")
+
+
+def as_buffer(values: NDArray[Any]) -> NDArray[Any]:
+    """A writable copy in the form the interpreter works on."""
+    return np.array(values, order="C")

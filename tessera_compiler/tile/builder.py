@@ -1,0 +1,175 @@
+"""Writes kernels: a thin layer over the dialect, so that lowering reads like the kernel it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from xdsl.builder import Builder
+from xdsl.dialects.builtin import MemRefType
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+from xdsl.rewriter import InsertPoint
+
+from tessera_compiler.tile import dialect
+from tessera_compiler.tile.types import INDEX, element_name, shape_of
+
+
+class KernelBuilder:
+    """Builds one `tile.kernel`; `finish` returns it, verified."""
+
+    def __init__(self, symbol: str, grid: Sequence[str | int], buffers: Sequence[MemRefType[Attribute]]):
+        self._symbol = symbol
+        self._grid = list(grid)
+        self._block = Block(arg_types=[*buffers, INDEX, INDEX, INDEX])
+        self._builder = Builder(InsertPoint.at_end(self._block))
+        self._constants: dict[tuple[int, int], SSAValue] = {}
+        self.buffers: list[SSAValue] = list(self._block.args[:-3])
+        self.tokens, self.logit_rows, self.table_width = self._block.args[-3:]
+
+    def finish(self) -> dialect.KernelOp:
+        self._builder.insert(dialect.ReturnOp())
+        kernel = dialect.KernelOp(self._symbol, self._grid, Region(self._block))
+        kernel.verify()
+        return kernel
+
+    def _insert(self, operation: Operation) -> SSAValue:
+        self._builder.insert(operation)
+        return operation.results[0]
+
+    # Indices
+
+    def program_id(self, axis: int) -> SSAValue:
+        return self._insert(dialect.ProgramIdOp(axis))
+
+    def constant(self, value: int) -> SSAValue:
+        block = self._builder.insertion_point.block
+        key = (id(block), value)
+        if key not in self._constants:
+            self._constants[key] = self._insert(dialect.ConstantIndexOp(value))
+        return self._constants[key]
+
+    def index(self, function: str, left: SSAValue, right: SSAValue | int) -> SSAValue:
+        if isinstance(right, int):
+            if (function, right) in {("add", 0), ("sub", 0), ("mul", 1), ("div", 1)}:
+                return left
+            right = self.constant(right)
+        return self._insert(dialect.IndexOp(function, left, right))
+
+    def load_index(self, buffer: SSAValue, at: SSAValue) -> SSAValue:
+        return self._insert(dialect.LoadIndexOp(buffer, at))
+
+    # Memory
+
+    def load(
+        self,
+        buffer: SSAValue,
+        row: SSAValue,
+        column: SSAValue,
+        shape: tuple[int, int],
+        *,
+        limit: SSAValue | None = None,
+        row_step: int = 0,
+        column_step: int = 0,
+        lane_step: int = 1,
+    ) -> SSAValue:
+        return self._insert(
+            dialect.LoadOp(
+                buffer,
+                row,
+                column,
+                shape,
+                limit=limit,
+                row_step=row_step,
+                column_step=column_step,
+                lane_step=lane_step,
+            )
+        )
+
+    def store(
+        self,
+        value: SSAValue,
+        buffer: SSAValue,
+        row: SSAValue,
+        column: SSAValue,
+        *,
+        limit: SSAValue | None = None,
+        row_step: int = 0,
+        column_step: int = 0,
+        lane_step: int = 1,
+    ) -> None:
+        value = self.cast(value, element_name(buffer.type))
+        self._builder.insert(
+            dialect.StoreOp(
+                value,
+                buffer,
+                row,
+                column,
+                limit=limit,
+                row_step=row_step,
+                column_step=column_step,
+                lane_step=lane_step,
+            )
+        )
+
+    def load_packed(self, buffer: SSAValue, n0: SSAValue, k0: SSAValue, shape: tuple[int, int]) -> SSAValue:
+        return self._insert(dialect.LoadPackedOp(buffer, n0, k0, shape))
+
+    def load_packed_row(self, buffer: SSAValue, n: SSAValue, k0: SSAValue, columns: int) -> SSAValue:
+        return self._insert(dialect.LoadPackedRowOp(buffer, n, k0, columns))
+
+    # Tiles
+
+    def full(self, value: float, shape: tuple[int, int] = (1, 1), element: str = "f32") -> SSAValue:
+        return self._insert(dialect.FullOp(value, shape, element))
+
+    def iota(self, start: SSAValue, count: int, axis: int = 1) -> SSAValue:
+        return self._insert(dialect.IotaOp(start, count, axis))
+
+    def unary(self, function: str, operand: SSAValue) -> SSAValue:
+        return self._insert(dialect.UnaryOp(function, operand))
+
+    def binary(self, function: str, left: SSAValue, right: SSAValue | float) -> SSAValue:
+        if isinstance(right, int | float):
+            right = self.full(right, element=element_name(left.type))
+        return self._insert(dialect.BinaryOp(function, left, right))
+
+    def compare(self, function: str, left: SSAValue, right: SSAValue) -> SSAValue:
+        return self._insert(dialect.CompareOp(function, left, right))
+
+    def select(self, condition: SSAValue, left: SSAValue, right: SSAValue) -> SSAValue:
+        return self._insert(dialect.SelectOp(condition, left, right))
+
+    def cast(self, operand: SSAValue, element: str) -> SSAValue:
+        if element_name(operand.type) == element:
+            return operand
+        return self._insert(dialect.CastOp(operand, element))
+
+    def reduce(self, function: str, operand: SSAValue) -> SSAValue:
+        return self._insert(dialect.ReduceOp(function, operand))
+
+    def dot(self, left: SSAValue, right: SSAValue, accumulator: SSAValue | None = None) -> SSAValue:
+        if accumulator is None:
+            element = dialect.DotOp.ELEMENTS[element_name(left.type), element_name(right.type)]
+            accumulator = self.full(0, (shape_of(left.type)[0], shape_of(right.type)[1]), element)
+        return self._insert(dialect.DotOp(left, right, accumulator))
+
+    # Loops
+
+    def loop(
+        self,
+        lower: SSAValue,
+        upper: SSAValue,
+        step: int,
+        initial: Sequence[SSAValue],
+        body: Callable[[SSAValue, list[SSAValue]], Sequence[SSAValue]],
+    ) -> list[SSAValue]:
+        """`body(index, carried)` writes one round and returns what is carried into the next."""
+        step_value = self.constant(step)
+        block = Block(arg_types=[INDEX, *[value.type for value in initial]])
+        outer = self._builder
+        self._builder = Builder(InsertPoint.at_end(block))
+        carried = body(block.args[0], list(block.args[1:]))
+        self._builder.insert(dialect.YieldOp(carried))
+        self._builder = outer
+        loop = dialect.ForOp(lower, upper, step_value, initial, block)
+        self._builder.insert(loop)
+        return list(loop.results)

@@ -1,0 +1,355 @@
+"""Lowers groups of kind `rows`: one instance computes one row of the last axis, for each token and each index between."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from xdsl.ir import BlockArgument, Operation, SSAValue
+
+from tessera_compiler.errors import UnsupportedOperation
+from tessera_compiler.graph import dialect as graph
+from tessera_compiler.graph.types import rows_of, type_of
+from tessera_compiler.schedule import dialect as schedule
+from tessera_compiler.schedule.physical import is_input, row_elements
+from tessera_compiler.schedule.views import VIEW_OPERATIONS, View, row_shape
+from tessera_compiler.tile import dialect as tile
+from tessera_compiler.tile.builder import KernelBuilder
+from tessera_compiler.tile.lowering.columns import Columns, Segment, common_segments
+from tessera_compiler.tile.lowering.context import BLOCK_TOKENS, GroupArguments, resolve_view
+from tessera_compiler.tile.lowering.elementwise import emit_elementwise, is_elementwise, scalar
+from tessera_compiler.tile.types import element_name
+
+_REDUCTIONS = {graph.ReduceSumOp: "sum", graph.ReduceMeanOp: "sum", graph.ReduceMaxOp: "max"}
+
+
+def lower_rows(group: schedule.GroupOp, arguments: GroupArguments, symbol: str) -> tile.KernelOp:
+    return _RowsLowering(group, arguments, symbol).run()
+
+
+class _RowsLowering:
+    def __init__(self, group: schedule.GroupOp, arguments: GroupArguments, symbol: str):
+        self._group = group
+        self._arguments = arguments
+        rows, self._prefix = _space(group)
+        self._builder = KernelBuilder(symbol, [rows, *self._prefix], arguments.buffers)
+        self._row = self._builder.program_id(0)
+        self._indices = [self._builder.program_id(axis + 1) for axis in range(len(self._prefix))]
+        self._values: dict[SSAValue, Columns] = {}
+
+    def run(self) -> tile.KernelOp:
+        for op in self._group.body.block.ops:
+            if isinstance(op, schedule.YieldOp):
+                break
+            self._operation(op)
+        for index, value in enumerate(self._group.yielded):
+            self._store_result(index, value)
+        return self._builder.finish()
+
+    # Values
+
+    def _columns(self, value: SSAValue) -> Columns:
+        """A value of the body that this row needs."""
+        if value not in self._values:
+            if isinstance(value, BlockArgument) or isinstance(value.owner, VIEW_OPERATIONS):
+                self._values[value] = self._outside(value, self._row)
+            else:
+                raise UnsupportedOperation(f"{value.owner} stands in a row kernel, which cannot compute it. Report the model.")
+        return self._values[value]
+
+    def _outside(self, value: SSAValue, row: SSAValue) -> Columns:
+        """An input of the group, or a view of one, at a row of its own."""
+        type_ = type_of(value)
+        if rows_of(type_) is None:
+            return self._static(value)
+        base, view = resolve_view(value)
+        buffer = self._builder.buffers[base.index]
+        if is_input(type_of(base)):
+            return Columns(1, lambda _: self._builder.iota(self._builder.load_index(buffer, row), 1))
+        start = self._place(view)
+        lane = view.strides[-1] if view.strides else 1
+
+        def take(segment: Segment) -> SSAValue:
+            column = self._builder.index("add", start, segment.start * lane)
+            return self._builder.load(buffer, row, column, (1, segment.count), lane_step=max(1, lane * segment.step))
+
+        return Columns(view.shape[-1] if view.shape else 1, take)
+
+    def _place(self, view: View) -> SSAValue:
+        """Where this instance's row of the last axis starts in the buffer's row."""
+        lead = len(self._prefix) - (len(view.shape) - 1)
+        place = self._builder.constant(view.offset)
+        for axis, (size, stride) in enumerate(zip(view.shape[:-1], view.strides[:-1], strict=True)):
+            if size != 1 and stride:
+                place = self._builder.index("add", self._builder.index("mul", self._indices[lead + axis], stride), place)
+        return place
+
+    def _static(self, value: SSAValue) -> Columns:
+        """A weight or a table of constants, broadcast as NumPy does."""
+        assert isinstance(value, BlockArgument), "views of weights are folded into the weights"
+        shape = type_of(value).get_shape()
+        buffer = self._builder.buffers[value.index]
+        row = self._builder.constant(0)
+        lead = len(self._prefix) - (len(shape) - 1)
+        for axis, size in enumerate(shape[:-1]):
+            row = self._builder.index("mul", row, size)
+            if size != 1:
+                row = self._builder.index("add", row, self._indices[lead + axis])
+
+        def take(segment: Segment) -> SSAValue:
+            start = self._builder.constant(segment.start)
+            return self._builder.load(buffer, row, start, (1, segment.count), lane_step=segment.step)
+
+        return Columns(shape[-1] if shape else 1, take)
+
+    # Operations
+
+    def _operation(self, op: Operation) -> None:
+        if isinstance(op, VIEW_OPERATIONS):
+            return
+        if isinstance(op, graph.ConstantOp):
+            number = scalar(op)
+            element = "i32" if "i32" in str(type_of(op.result).get_element_type()) else "f32"
+            self._values[op.result] = Columns(1, lambda _: self._builder.full(number, (1, 1), element))
+        elif is_elementwise(op):
+            self._values[op.results[0]] = self._map(
+                [self._columns(operand) for operand in op.operands],
+                lambda *tiles: emit_elementwise(self._builder, op, tiles),
+            )
+        elif isinstance(op, schedule.CacheWriteOp):
+            self._cache_write(op)
+        elif isinstance(op, graph.SelectRowsOp):
+            rows = self._group_input(op.rows)
+            self._values[op.result] = self._outside(op.x, self._builder.load_index(rows, self._row))
+        elif isinstance(op, schedule.LookupOp):
+            self._values[op.result] = self._lookup(op)
+        elif isinstance(op, schedule.QuantizeOp):
+            self._quantize(op)
+        elif isinstance(op, graph.RopeTableOp):
+            self._rope_table(op)
+        elif isinstance(op, graph.ConcatOp):
+            self._values[op.result] = self._concat(op)
+        else:
+            self._values[op.results[0]] = self._row_function(op)
+
+    def _row_function(self, op: Operation) -> Columns:
+        x = self._columns(op.operands[0])
+        if type(op) in _REDUCTIONS:
+            total = self._reduce(_REDUCTIONS[type(op)], x)
+            if isinstance(op, graph.ReduceMeanOp):
+                total = self._builder.binary("mul", total, 1 / x.width)
+            return Columns(1, lambda _: total)
+        if isinstance(op, graph.RmsNormOp):
+            return self._rms_norm(op, x)
+        if isinstance(op, graph.LayerNormOp):
+            return self._layer_norm(op, x)
+        if isinstance(op, graph.SoftmaxOp):
+            return self._softmax(x)
+        if isinstance(op, graph.RopeOp):
+            return self._rope(op, x)
+        raise UnsupportedOperation(f"{op.name} has no lowering to rows. Report the model.")
+
+    def _group_input(self, value: SSAValue) -> SSAValue:
+        assert isinstance(value, BlockArgument)
+        return self._builder.buffers[value.index]
+
+    def _map(self, operands: list[Columns], function: Callable[..., SSAValue]) -> Columns:
+        width = max(operand.width for operand in operands)
+        return Columns(
+            width,
+            lambda segment: function(*[operand.take(segment) for operand in operands]),
+            common_segments(width, operands),
+        )
+
+    def _unary(self, function: str, x: Columns) -> Columns:
+        return self._map([x], lambda tile_: self._builder.unary(function, tile_))
+
+    def _binary(self, function: str, left: Columns, right: Columns) -> Columns:
+        return self._map([left, right], lambda a, b: self._builder.binary(function, a, b))
+
+    def _reduce(self, function: str, x: Columns) -> SSAValue:
+        """The sum or the largest of all columns: of each piece first, then of the pieces in order."""
+        result: SSAValue | None = None
+        for segment in x.segments:
+            part = self._builder.reduce(function, x.take(segment))
+            if result is None:
+                result = part
+            else:
+                result = self._builder.binary({"sum": "add", "max": "maximum", "min": "minimum"}[function], result, part)
+        assert result is not None
+        return result
+
+    def _mean(self, x: Columns) -> Columns:
+        total = self._builder.binary("mul", self._reduce("sum", x), 1 / x.width)
+        return Columns(1, lambda _: total)
+
+    def _scaled_to_unit(self, x: Columns, eps: float) -> Columns:
+        """x / sqrt(mean(x^2) + eps)."""
+        mean = self._mean(self._unary("square", x)).take(Segment(0, 1))
+        inverse = self._builder.unary("rsqrt", self._builder.binary("add", mean, eps))
+        return self._binary("mul", x, Columns(1, lambda _: inverse))
+
+    def _rms_norm(self, op: graph.RmsNormOp, x: Columns) -> Columns:
+        result = self._scaled_to_unit(x, op.values["eps"])
+        if op.weight is None:
+            return result
+        weight = self._columns(op.weight)
+        offset = op.values["weight_offset"]
+        if offset:
+            shift = self._builder.full(offset)
+            weight = self._binary("add", weight, Columns(1, lambda _: shift))
+        return self._binary("mul", result, weight)
+
+    def _layer_norm(self, op: graph.LayerNormOp, x: Columns) -> Columns:
+        centred = self._binary("sub", x, self._mean(x))
+        result = self._scaled_to_unit(centred, op.values["eps"])
+        for function, parameter in zip(("mul", "add"), op.parameters, strict=False):
+            result = self._binary(function, result, self._columns(parameter))
+        return result
+
+    def _softmax(self, x: Columns) -> Columns:
+        largest = self._reduce("max", x)
+        raised = self._unary("exp", self._binary("sub", x, Columns(1, lambda _: largest)))
+        inverse = self._builder.unary("reciprocal", self._reduce("sum", raised))
+        return self._binary("mul", raised, Columns(1, lambda _: inverse))
+
+    def _rope_table(self, op: graph.RopeTableOp) -> None:
+        positions = self._columns(op.positions)
+        frequencies = self._columns(op.inverse_frequencies)
+        scale = op.values["scale"]
+        builder = self._builder
+
+        def angle(position: SSAValue, frequency: SSAValue) -> SSAValue:
+            return builder.binary("mul", builder.cast(position, "f32"), frequency)
+
+        angles = self._map([positions, frequencies], angle)
+        for function, result in (("cos", op.cos), ("sin", op.sin)):
+            table = self._unary(function, angles)
+            if scale != 1:
+                factor = builder.full(scale)
+                table = self._binary("mul", table, Columns(1, lambda _, factor=factor: factor))  # type: ignore[misc]
+            self._values[result] = table
+
+    def _rope(self, op: graph.RopeOp, x: Columns) -> Columns:
+        cos, sin = self._columns(op.cos), self._columns(op.sin)
+        half = cos.width
+        builder = self._builder
+        interleaved = op.interleaved is not None
+        pairs = (Segment(0, half, 2), Segment(1, half, 2)) if interleaved else (Segment(0, half), Segment(half, half))
+        rest = (Segment(2 * half, x.width - 2 * half),) if x.width > 2 * half else ()
+
+        def take(segment: Segment) -> SSAValue:
+            if segment.start >= 2 * half:
+                return x.take(segment)
+            assert segment in pairs, "a rotary embedding is taken half by half"
+            first, second = x.take(pairs[0]), x.take(pairs[1])
+            table = Segment(0, half)
+            c, s = cos.take(table), sin.take(table)
+            if segment == pairs[0]:
+                return builder.binary("sub", builder.binary("mul", first, c), builder.binary("mul", second, s))
+            return builder.binary("add", builder.binary("mul", second, c), builder.binary("mul", first, s))
+
+        return Columns(x.width, take, (*pairs, *rest))
+
+    def _concat(self, op: graph.ConcatOp) -> Columns:
+        if op.values["axis"] != len(type_of(op.result).get_shape()) - 1:
+            raise UnsupportedOperation("concatenation along another axis than the last is not lowered. Report the model.")
+        parts = [self._columns(part) for part in op.parts]
+        starts = [sum(part.width for part in parts[:index]) for index in range(len(parts))]
+        segments = tuple(
+            Segment(start + piece.start, piece.count, piece.step)
+            for start, part in zip(starts, parts, strict=True)
+            for piece in part.segments
+        )
+
+        def take(segment: Segment) -> SSAValue:
+            index = max(i for i, start in enumerate(starts) if start <= segment.start)
+            return parts[index].take(Segment(segment.start - starts[index], segment.count, segment.step))
+
+        return Columns(sum(part.width for part in parts), take, segments)
+
+    def _lookup(self, op: schedule.LookupOp) -> Columns:
+        builder = self._builder
+        ids, table = op.arguments[:2]
+        buffer = self._group_input(table)
+        width = type_of(table).get_shape()[1]
+        row = builder.load_index(self._group_input(ids), self._row)
+        row = builder.index("add", row, op.values["offset"])
+        packed = len(buffer.type.get_shape()) == 4  # type: ignore[attr-defined]
+
+        def take(segment: Segment) -> SSAValue:
+            start = builder.constant(segment.start)
+            if not packed:
+                return builder.cast(builder.load(buffer, row, start, (1, segment.count)), "f32")
+            values = builder.cast(builder.load_packed_row(buffer, row, start, segment.count), "f32")
+            if len(op.arguments) == 3:
+                scale = builder.load(self._group_input(op.arguments[2]), builder.constant(0), row, (1, 1))
+                values = builder.binary("mul", builder.binary("sub", values, schedule.ZERO_POINT), scale)
+            return values
+
+        return Columns(width, take)
+
+    def _quantize(self, op: schedule.QuantizeOp) -> None:
+        builder = self._builder
+        x = self._columns(op.x)
+        largest = self._reduce("max", self._unary("abs", x))
+        positive = builder.compare("not_equal", largest, builder.full(0.0))
+        inverse = builder.select(positive, builder.binary("div", builder.full(127.0), largest), builder.full(0.0))
+        scale = builder.binary("mul", largest, 1 / 127)
+        rounded = self._map([x], lambda tile_: builder.unary("round", builder.binary("mul", tile_, inverse)))
+        total = self._reduce("sum", self._map([rounded], lambda tile_: builder.cast(tile_, "i32")))
+        self._values[op.quantized] = self._map([rounded], lambda tile_: builder.cast(tile_, "i8"))
+        self._values[op.scale] = Columns(1, lambda _: scale)
+        self._values[op.sum] = Columns(1, lambda _: total)
+
+    # Stores
+
+    def _store_result(self, index: int, value: SSAValue) -> None:
+        builder = self._builder
+        type_ = type_of(value)
+        buffer = builder.buffers[self._arguments.result_parameter(index)]
+        columns = self._columns(value)
+        start = self._place(View.contiguous(row_shape(type_.get_shape())) if len(type_.get_shape()) > 1 else View((1,), (1,)))
+        for segment in columns.segments:
+            column = builder.index("add", start, segment.start)
+            builder.store(columns.take(segment), buffer, self._row, column, lane_step=segment.step)
+        element = element_name(buffer.type)
+        group = {"i8": 4, "bf16": 2}.get(element, 1)
+        count = math.prod(row_shape(type_.get_shape()))
+        if count % group and not self._prefix:
+            # What multiplies this row reads whole groups of k: those past the end must be zero.
+            zeros = builder.full(0, (1, min(group - count % group, row_elements(type_) - count)), element)
+            builder.store(zeros, buffer, self._row, builder.constant(count))
+
+    def _cache_write(self, op: schedule.CacheWriteOp) -> None:
+        builder = self._builder
+        part, cache = op.part.data, op.cache.value.data
+        buffer = builder.buffers[self._arguments.cache_parameter(part, cache)]
+        position = builder.load_index(self._group_input(op.positions), self._row)
+        sequence = builder.load_index(self._group_input(op.sequences), self._row)
+        entry = builder.index("add", builder.index("mul", sequence, builder.table_width), builder.index("div", position, BLOCK_TOKENS))
+        block = builder.load_index(self._group_input(op.block_tables), entry)
+        slot = builder.index("rem", position, BLOCK_TOKENS)
+        columns = self._columns(op.x)
+        head = builder.index("mul", self._indices[0], columns.width * BLOCK_TOKENS)
+        for segment in columns.segments:
+            if part == "key":
+                place = builder.index("add", builder.index("add", head, slot), segment.start * BLOCK_TOKENS)
+                lane_step = BLOCK_TOKENS * segment.step
+            else:
+                within = builder.index("add", builder.index("mul", slot, columns.width), segment.start)
+                place = builder.index("add", head, within)
+                lane_step = segment.step
+            builder.store(columns.take(segment), buffer, block, place, lane_step=lane_step)
+
+
+def _space(group: schedule.GroupOp) -> tuple[str, tuple[int, ...]]:
+    """The rows and the axes before the last of what the group computes."""
+    for op in group.body.block.ops:
+        if isinstance(op, (graph.ConstantOp, schedule.YieldOp, *VIEW_OPERATIONS)):
+            continue
+        value = op.operands[0] if isinstance(op, schedule.CacheWriteOp) else op.results[0]
+        rows = rows_of(type_of(value))
+        if rows is not None:
+            return rows, row_shape(type_of(value).get_shape())[:-1]
+    raise UnsupportedOperation("a group without rows was formed. Report the model.")

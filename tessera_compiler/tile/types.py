@@ -1,0 +1,76 @@
+"""The types that Tile IR is written in, and what each is in NumPy.
+
+A *tile* is a builtin `vector<RxCxelement>` of static shape; a *buffer* is a builtin `memref` that a kernel is handed; a scalar is an
+`index`. bfloat16 tiles are float32 arrays in NumPy whose values are representable in bfloat16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from xdsl.dialects.builtin import (
+    DYNAMIC_INDEX,
+    BFloat16Type,
+    Float32Type,
+    IndexType,
+    IntegerType,
+    MemRefType,
+    Signedness,
+    VectorType,
+)
+from xdsl.ir import Attribute
+
+F32 = Float32Type()
+BF16 = BFloat16Type()
+I1 = IntegerType(1)
+I8 = IntegerType(8)
+I32 = IntegerType(32)
+U8 = IntegerType(8, Signedness.UNSIGNED)
+INDEX = IndexType()
+
+ELEMENTS: dict[str, Attribute] = {"f32": F32, "bf16": BF16, "i1": I1, "i8": I8, "i32": I32, "u8": U8}
+_NAMES = {element: name for name, element in ELEMENTS.items()}
+_NUMPY: dict[str, type[np.generic]] = {
+    "f32": np.float32,
+    "bf16": np.float32,
+    "i1": np.bool_,
+    "i8": np.int8,
+    "i32": np.int32,
+    "u8": np.uint8,
+}
+BYTES = {"f32": 4, "bf16": 2, "i8": 1, "i32": 4, "u8": 1}
+
+
+def tile_type(rows: int, columns: int, element: str) -> VectorType[Attribute]:
+    return VectorType(ELEMENTS[element], [rows, columns])
+
+
+def buffer_type(shape: Sequence[int | None], element: str) -> MemRefType[Attribute]:
+    """A buffer; `None` stands for a dimension known only at run time."""
+    return MemRefType(ELEMENTS[element], [DYNAMIC_INDEX if size is None else size for size in shape])
+
+
+def element_name(type_: Attribute) -> str:
+    """`f32`, `bf16`, `i1`, `i8`, `i32` or `u8`, of a tile or of a buffer."""
+    assert isinstance(type_, VectorType | MemRefType)
+    return _NAMES[type_.element_type]
+
+
+def shape_of(type_: Attribute) -> tuple[int, int]:
+    """Rows and columns of a tile."""
+    assert isinstance(type_, VectorType)
+    rows, columns = type_.get_shape()
+    return rows, columns
+
+
+def numpy_dtype(element: str) -> type[np.generic]:
+    return _NUMPY[element]
+
+
+def round_to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The nearest bfloat16 of each value, ties to even, as float32."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
+    return np.where(np.isnan(values), np.float32(np.nan), rounded.view(np.float32)).astype(np.float32)

@@ -1,0 +1,74 @@
+"""Checks the inputs of a step: native code reads memory wherever they point, so nothing out of range may reach it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tessera_runtime.errors import StepInvalid, StepTooLarge
+from tessera_runtime.executor.interface import ExecutorLimits, StepBatch
+
+
+def check_batch(batch: StepBatch, limits: ExecutorLimits, blocks: int) -> None:
+    """Raises StepTooLarge or StepInvalid unless every index stays within the program's limits and `blocks`."""
+    for name, dimensions in (
+        ("token_ids", 1),
+        ("positions", 1),
+        ("sequences", 1),
+        ("block_tables", 2),
+        ("logit_rows", 1),
+    ):
+        array = getattr(batch, name)
+        if array.dtype != np.int32 or array.ndim != dimensions or not array.flags.c_contiguous:
+            raise StepInvalid(
+                f"A step's {name} should be a C-contiguous int32 array of {dimensions} dimension(s), "
+                f"not {array.dtype} of shape {array.shape}."
+            )
+    tokens = len(batch.token_ids)
+    if not 1 <= tokens <= limits.max_tokens:
+        raise StepTooLarge(
+            f"A step has 1 to {limits.max_tokens} tokens, and this one has {tokens}.",
+            hint="Split it into several steps.",
+        )
+    if len(batch.positions) != tokens or len(batch.sequences) != tokens:
+        raise StepInvalid(
+            f"A step of {tokens} tokens needs as many positions and sequences, "
+            f"and has {len(batch.positions)} and {len(batch.sequences)}."
+        )
+    if len(batch.logit_rows) > tokens:
+        raise StepInvalid(f"A step of {tokens} tokens has no {len(batch.logit_rows)} rows of logits.")
+    _check_range("token_ids", batch.token_ids, limits.vocab_size)
+    _check_range("sequences", batch.sequences, len(batch.block_tables))
+    _check_range("logit_rows", batch.logit_rows, tokens)
+    positions = batch.positions
+    if int(positions.max()) >= limits.max_model_len:
+        raise StepTooLarge(
+            f"Positions reach {int(positions.max())}, and the program ends at {limits.max_model_len - 1}.",
+            hint="Pack the model with a larger --max-model-len.",
+        )
+    _check_range("positions", positions, limits.max_model_len)
+    if np.any((batch.sequences[1:] == batch.sequences[:-1]) & (positions[1:] <= positions[:-1])):
+        raise StepInvalid("The tokens of a sequence must stand in ascending position.")
+    _check_tables(batch, limits.block_tokens, blocks)
+
+
+def _check_tables(batch: StepBatch, block_tokens: int, blocks: int) -> None:
+    tables = batch.block_tables
+    last = np.full(len(tables), -1, np.int32)
+    np.maximum.at(last, batch.sequences, batch.positions // block_tokens)
+    width = tables.shape[1]
+    if int(last.max()) >= width:
+        raise StepInvalid(
+            f"The block tables have {width} entries per sequence, and position {int(batch.positions.max())} needs "
+            f"entry {int(last.max())}."
+        )
+    read = tables[np.arange(width, dtype=np.int32) <= last[:, None]]
+    if len(read) and not 0 <= int(read.min()) <= int(read.max()) < blocks:
+        wrong = int(read.min()) if read.min() < 0 else int(read.max())
+        raise StepInvalid(f"The block tables name block {wrong}, and the cache has blocks 0 to {blocks - 1}.")
+
+
+def _check_range(name: str, values: NDArray[np.int32], end: int) -> None:
+    if len(values) and not 0 <= int(values.min()) <= int(values.max()) < end:
+        wrong = int(values.min()) if values.min() < 0 else int(values.max())
+        raise StepInvalid(f"A step's {name} must lie in 0 to {end - 1}, and {wrong} does not.")

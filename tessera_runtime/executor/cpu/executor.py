@@ -1,0 +1,192 @@
+"""Runs a program's native object on the processor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tessera_runtime.errors import AbiMismatch, CacheNotAllocated, InvalidRequest, ProgramInvalid, TargetUnavailable
+from tessera_runtime.executor.cpu.batch_check import check_batch
+from tessera_runtime.executor.cpu.context import EVERY_LAUNCH, MAX_THREADS, Context
+from tessera_runtime.executor.cpu.memory import address_of, zeroed_memory
+from tessera_runtime.executor.cpu.native_object import NativeObject
+from tessera_runtime.executor.cpu.processor import (
+    choose_class,
+    machine_of_class,
+    missing_features,
+    physical_cores,
+    read_processor,
+    usable_cores,
+)
+from tessera_runtime.executor.cpu.weight_table import bind_weights
+from tessera_runtime.executor.cpu.workers import WorkerPool
+from tessera_runtime.executor.interface import ExecutorLimits, StepBatch
+
+_ABIS = (1,)
+_STORAGE: dict[str, np.dtype[Any]] = {"f32": np.dtype(np.float32), "bf16": np.dtype(np.uint16)}
+
+
+class CpuExecutor:
+    """One program on one processor (`interface.Executor`). Weights stay where they are: held, not copied."""
+
+    def __init__(
+        self,
+        program: Mapping[str, Any],
+        object_path: Path,
+        weights: Mapping[str, NDArray[Any]],
+        threads: int | None = None,
+    ) -> None:
+        """`program` is the parsed program.json, `object_path` the object of one of its classes; one thread per core by
+        default.
+
+        Raises AbiMismatch, TargetUnavailable, ObjectRejected, NativeLoadFailed or WeightsInvalid.
+        """
+        if program["abi"] not in _ABIS:
+            raise AbiMismatch(
+                f"The program is of ABI {program['abi']}, and this runtime reads {', '.join(map(str, _ABIS))}.",
+                hint="Update Tessera, or pack the model again.",
+            )
+        self._program = program
+        self._class_name = _class_of(program, object_path)
+        cores = usable_cores()
+        self._threads = min(MAX_THREADS, physical_cores(cores)) if threads is None else threads
+        if not 1 <= self._threads <= MAX_THREADS:
+            raise InvalidRequest(f"threads must lie in 1 to {MAX_THREADS}, not {threads}.")
+        self._limits = ExecutorLimits(
+            max_tokens=program["limits"]["max_tokens"],
+            max_model_len=program["limits"]["max_model_len"],
+            vocab_size=program["limits"]["vocab_size"],
+            block_tokens=program["cache"]["block_tokens"],
+            bytes_per_block=program["cache"]["bytes_per_block"],
+        )
+        self._table, self._arrays = bind_weights(program["weights"], weights)
+        self._counters = zeroed_memory(8 * max(1, len(program["launches"]))).view(np.int64)
+        self._arena = zeroed_memory(0)
+        self._cache: NDArray[np.uint8] | None = None
+        self._blocks = 0
+        self._context = Context()
+        self._native = NativeObject(object_path, machine_of_class(self._class_name), program["exports"])
+        try:
+            self._native.require_abi(program["abi"])
+            self._context["weights"] = address_of(self._table)
+            self._context["counters"] = address_of(self._counters)
+            self._context["yield"] = self._native.yield_address
+            self._pool = WorkerPool(self._native, self._context, self._threads, cores)
+        except BaseException:
+            self._native.close()
+            raise
+        self._closed = False
+
+    @property
+    def limits(self) -> ExecutorLimits:
+        return self._limits
+
+    @property
+    def description(self) -> str:
+        return f"cpu, {self._class_name}, {self._threads} thread{'s' if self._threads > 1 else ''}"
+
+    def allocate_cache(self, blocks: int) -> None:
+        if blocks < 1:
+            raise InvalidRequest(f"A cache has at least one block, not {blocks}.")
+        self._cache = zeroed_memory(blocks * self._limits.bytes_per_block)
+        self._blocks = blocks
+        self._context["cache"] = address_of(self._cache)
+
+    def step(self, batch: StepBatch) -> NDArray[np.float32]:
+        self._run(batch, EVERY_LAUNCH)
+        return self._read_buffer(self._program["output"], batch)
+
+    def trace(self, batch: StepBatch) -> list[tuple[str, NDArray[np.float32]]]:
+        # A buffer's memory is used again by later launches, so each layer takes a run that ends with it. What the step
+        # writes to the cache does not depend on how often it is written.
+        outputs = []
+        for layer in self._program["layers"]:
+            self._run(batch, layer["end"])
+            outputs.append((layer["path"], self._read_buffer(layer["buffer"], batch)))
+        return outputs
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            if self._pool.close():
+                self._native.close()
+
+    def __enter__(self) -> CpuExecutor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, batch: StepBatch, launch_limit: int) -> None:
+        if self._cache is None or self._closed:
+            raise CacheNotAllocated(
+                "A step needs an open executor with a cache.", hint="Call allocate_cache before the first step."
+            )
+        check_batch(batch, self._limits, self._blocks)
+        tokens, rows = len(batch.token_ids), len(batch.logit_rows)
+        sizes = self._program["arena"]
+        needed = sizes["bytes"] + tokens * sizes["bytes_per_token"] + rows * sizes["bytes_per_logit_row"]
+        context = self._context
+        if needed > len(self._arena):
+            self._arena = zeroed_memory(needed + needed // 4)
+            context["arena"] = address_of(self._arena)
+        for name in ("token_ids", "positions", "sequences", "block_tables", "logit_rows"):
+            context[name] = address_of(getattr(batch, name))
+        context["table_width"] = batch.block_tables.shape[1]
+        context["tokens"] = tokens
+        context["logit_count"] = rows
+        context["launch_limit"] = launch_limit
+        self._counters.fill(0)
+        self._pool.run()
+
+    def _read_buffer(self, index: int, batch: StepBatch) -> NDArray[np.float32]:
+        """A copy of a buffer as float32 [rows, elements of a row]."""
+        buffer = self._program["buffers"][index]
+        tokens, logit_rows = len(batch.token_ids), len(batch.logit_rows)
+        rows = {"T": tokens, "L": logit_rows}[buffer["rows"]]
+        offset = buffer["offset"]
+        start = offset["bytes"] + offset["tokens"] * tokens + offset["logit_rows"] * logit_rows
+        storage = _STORAGE.get(buffer["dtype"])
+        if storage is None:
+            raise ProgramInvalid(
+                f"The buffer {buffer['name']!r} is of dtype {buffer['dtype']!r}, which is not read back."
+            )
+        width = 1
+        for extent in buffer["shape"]:
+            width *= 1 if isinstance(extent, str) else extent
+        raw = self._arena[start : start + rows * buffer["row_bytes"]].reshape(rows, buffer["row_bytes"])
+        values = np.ascontiguousarray(raw[:, : width * int(storage.itemsize)])
+        if buffer["dtype"] == "bf16":
+            widened: NDArray[np.uint32] = values.view(np.uint16).astype(np.uint32) << np.uint32(16)
+            return widened.view(np.float32)
+        # A copy even where every row is as long as its buffer's: the arena changes with the next step.
+        return np.array(values.view(np.float32))
+
+
+def open_cpu_executor(
+    program: Mapping[str, Any], folder: Path, weights: Mapping[str, NDArray[Any]], threads: int | None = None
+) -> CpuExecutor:
+    """The executor of the best CPU class that this machine can run; `folder` holds the program's objects."""
+    name = choose_class(program["classes"], read_processor())
+    return CpuExecutor(program, folder / program["classes"][name]["object"], weights, threads)
+
+
+def _class_of(program: Mapping[str, Any], object_path: Path) -> str:
+    """Which class an object belongs to, and that all its instructions exist here: one that does not is fatal."""
+    for name, description in program["classes"].items():
+        if Path(description["object"]).name == object_path.name:
+            missing = missing_features(name, description, read_processor())
+            if missing:
+                raise TargetUnavailable(
+                    f"The object {object_path.name!r} is for {name}, and this machine lacks {', '.join(missing)}.",
+                    hint="Build a package for this machine with `tessera pack … --target cpu`.",
+                )
+            return str(name)
+    raise ProgramInvalid(f"No class of the program names the object {object_path.name!r}.")

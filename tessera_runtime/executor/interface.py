@@ -1,0 +1,68 @@
+"""The one interface behind which every executor stands.
+
+An executor runs one *step* of a package's program (docs/spec/program.md): T tokens of any number of sequences in, logits of the
+rows asked for out. It knows no model, no request and no scheduler.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """The inputs of one step. All arrays are C-contiguous int32; docs/spec/program.md says what each means."""
+
+    token_ids: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    sequences: NDArray[np.int32]
+    block_tables: NDArray[np.int32]
+    logit_rows: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class ExecutorLimits:
+    """What a caller must stay within; steps beyond it are refused with `StepTooLarge`."""
+
+    max_tokens: int
+    max_model_len: int
+    vocab_size: int
+    block_tokens: int
+    bytes_per_block: int
+
+
+class Executor(Protocol):
+    """A loaded program. Not thread-safe: one caller at a time."""
+
+    @property
+    def limits(self) -> ExecutorLimits: ...
+
+    @property
+    def description(self) -> str:
+        """One line for people: the target, the CPU class and the threads."""
+        ...
+
+    def allocate_cache(self, blocks: int) -> None:
+        """Makes the KV pool, all zero. Called once before the first step; calling it again starts over."""
+        ...
+
+    def step(self, batch: StepBatch) -> NDArray[np.float32]:
+        """Runs one step and returns logits [L, vocab_size]. The array is the caller's to keep."""
+        ...
+
+    def trace(self, batch: StepBatch) -> list[tuple[str, NDArray[np.float32]]]:
+        """Runs one step and returns the output of every layer of `program.layers` as (module path, [T, width])."""
+        ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Executor: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

@@ -1,0 +1,143 @@
+"""Everything about a package that can be checked without running it and without what it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tessera_runtime.errors import PackageNotFound, ProgramInvalid, TesseraError
+from tessera_runtime.package.program_check import (
+    check_arena,
+    check_cache,
+    check_kernels,
+    check_launches,
+    check_weights,
+    shielded,
+)
+from tessera_runtime.package.reader import Package, open_package
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    passed: bool
+    detail: str
+    """What was seen, or what is wrong."""
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+
+def verify_package(path: Path) -> VerificationReport:
+    """Checks files and digests, the manifest, every target's program, and that the tokenizer can be read.
+
+    Raises `PackageNotFound` if there is no package; anything else that is wrong is a failed check of the report.
+    """
+    checks: list[Check] = []
+    package: Package | None = None
+
+    def run(name: str, action: Callable[[], str]) -> None:
+        try:
+            checks.append(Check(name, True, action()))
+        except PackageNotFound:
+            raise
+        except TesseraError as error:
+            checks.append(Check(name, False, str(error)))
+
+    def open_it() -> str:
+        nonlocal package
+        package = open_package(path, verify="digests")
+        size = sum(entry.size for entry in package.manifest.files)
+        return f"{len(package.manifest.files)} files, {size} bytes, all digests match"
+
+    run("files", open_it)
+    if package is None:
+        return VerificationReport(tuple(checks))
+    opened: Package = package
+    for target in opened.manifest.targets:
+        _check_target(opened, target.name, run)
+    run("tokenizer", lambda: _check_tokenizer(opened))
+    return VerificationReport(tuple(checks))
+
+
+def _check_target(package: Package, target: str, run: Callable[[str, Callable[[], str]], None]) -> None:
+    loaded: list[dict[str, Any]] = []
+
+    def load() -> str:
+        program = package.program(target)
+        loaded.append(program)
+        return f"ABI {program['abi']}"
+
+    run(f"{target}: abi", load)
+    if not loaded:
+        return
+    program = loaded[0]
+    checks: dict[str, Callable[[], str]] = {
+        "weights": lambda: check_weights(program, package.weights().entries),
+        "launches": lambda: check_launches(program, len(program["cache"]["layers"])),
+        "kernels": lambda: check_kernels(program),
+        "arena": lambda: check_arena(program),
+        "cache": lambda: check_cache(program),
+        "memory plan": lambda: _check_memory_plan(package, program),
+    }
+    if target == "cpu":
+        checks["objects"] = lambda: _check_objects(package, program)
+    for name, check in checks.items():
+
+        def action(check: Callable[[], str] = check, name: str = name) -> str:
+            return shielded(check, name)
+
+        run(f"{target}: {name}", action)
+
+
+def _check_memory_plan(package: Package, program: dict[str, Any]) -> str:
+    """What the manifest promises to need must be what the program needs."""
+    memory = package.manifest.memory
+    promised = {
+        "arena.bytes": (memory.arena.bytes, program["arena"]["bytes"]),
+        "arena.bytes_per_token": (memory.arena.bytes_per_token, program["arena"]["bytes_per_token"]),
+        "arena.bytes_per_logit_row": (memory.arena.bytes_per_logit_row, program["arena"]["bytes_per_logit_row"]),
+        "kv.bytes_per_block": (memory.kv.bytes_per_block, program["cache"]["bytes_per_block"]),
+        "kv.block_tokens": (memory.kv.block_tokens, program["cache"]["block_tokens"]),
+        "max_tokens": (memory.max_tokens, program["limits"]["max_tokens"]),
+        "max_model_len": (memory.max_model_len, program["limits"]["max_model_len"]),
+    }
+    for name, (manifest, actual) in promised.items():
+        if actual > manifest or (actual != manifest and not name.startswith("arena")):
+            raise ProgramInvalid(f"The manifest says {name} is {manifest}, but the program needs {actual}.")
+    return "as the manifest says"
+
+
+def _check_objects(package: Package, program: dict[str, Any]) -> str:
+    from tessera_runtime.executor.cpu.object_check import check_object
+    from tessera_runtime.executor.cpu.processor import machine_of_class
+
+    for name, entry in program["classes"].items():
+        try:
+            check_object(
+                package.read_bytes(f"tile_kernels/cpu/{entry['object']}"), machine_of_class(name), program["exports"]
+            )
+        except TesseraError as error:
+            raise type(error)(f"{name}: {error.message}", hint=error.hint) from None
+    return f"{len(program['classes'])} objects, no undefined symbol, no system call"
+
+
+def _check_tokenizer(package: Package) -> str:
+    from tessera_runtime.text.assets import read_text_assets
+    from tessera_runtime.text.tokenizer import Tokenizer
+
+    folder = package.path / "tokenizer"
+    tokenizer = Tokenizer(folder)
+    assets = read_text_assets(folder, tokenizer)
+    chat = "chat template" if assets.chat_templates else "no chat template"
+    return f"{tokenizer.vocab_size} tokens, {chat}"

@@ -1,0 +1,60 @@
+"""Runs command lines in this process, against a tiny package and an executor made of a few lines of NumPy."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "text"))
+
+from tiny_package import write_tiny  # noqa: E402
+from toy_executor import ToyExecutor  # noqa: E402
+
+from tessera.cli import running  # noqa: E402
+from tessera.cli.main import main  # noqa: E402
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The one object on stdout."""
+        value = json.loads(self.out)
+        assert isinstance(value, dict) and self.out.count("\n") == 1
+        return value
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def run_command(*arguments: object) -> Ended:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Ended(code, captured.out, captured.err)
+
+    return run_command
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("packages") / "tiny.tspkg")
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> ToyExecutor:
+    """The executor that `generate` and `eval` get, whatever the package says."""
+    executor = ToyExecutor(vocab_size=400, max_model_len=64, max_tokens=8)
+    monkeypatch.setattr(running, "load_executor", lambda package, **options: executor)
+    return executor

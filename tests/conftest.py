@@ -1,0 +1,36 @@
+"""Fixtures that more than one area of the tests uses."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """The real SmolLM2-135M-Instruct as GGUF, fetched once into `.cache/`. Only tests marked `slow` may ask for it."""
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        from fetch_smollm2 import fetch
+    finally:
+        sys.path.pop(0)
+    return fetch(ROOT / ".cache" / "smollm2")
+
+
+@pytest.fixture(scope="session")
+def smollm2_checkpoint(smollm2_gguf: Path) -> Path:
+    """The Hugging Face checkpoint made from it, converted once into `.cache/`."""
+    from tessera_pack.gguf import convert_gguf
+
+    checkpoint = smollm2_gguf.parent / "checkpoint"
+    if not (checkpoint / "tokenizer.json").is_file():
+        partial = smollm2_gguf.parent / "checkpoint.partial"
+        for left_over in partial.glob("*"):
+            left_over.unlink()
+        convert_gguf(smollm2_gguf, partial)
+        partial.rename(checkpoint)
+    return checkpoint
