@@ -22,6 +22,7 @@ from tessera_compiler.module import CompiledModule
 from tessera_compiler.schedule import dialect as schedule
 from tessera_compiler.schedule.passes.choose_numerics import ChooseNumerics
 from tessera_compiler.schedule.passes.form_groups import FormGroups
+from tessera_compiler.schedule.passes.mark_layers import MarkLayers
 from tessera_compiler.schedule.passes.plan_memory import PlanMemory
 from tessera_compiler.schedule.passes.plan_phases import PlanPhases
 from tessera_compiler.schedule.passes.plan_tiles import Blocking, PlanTiles, blockings_of
@@ -45,6 +46,8 @@ class CompileOptions:
     vocab_size: int
     max_tokens: int = 512
     """The most tokens that one step may have; a longer prompt is computed in several."""
+    layer_paths: tuple[str, ...] = ()
+    """Modules whose outputs a program makes readable, for finding where numerics go astray."""
     classes: tuple[str, ...] = CLASSES
     tuned: Mapping[str, tuple[Blocking, ...]] = field(default_factory=dict)
 
@@ -52,6 +55,7 @@ class CompileOptions:
 def schedule_passes(options: CompileOptions) -> tuple[Pass, ...]:
     """What turns simplified Graph IR into a planned program, in order."""
     return (
+        MarkLayers(options.layer_paths),
         ChooseNumerics(options.dtype),
         FormGroups(),
         PlanTiles(options.classes, options.tuned),

@@ -29,6 +29,7 @@ a hint on stderr.
 | 2 | bad input: a wrong option, a missing or damaged file, a request the model cannot serve |
 | 70 | a defect of Tessera; `TESSERA_LOG=debug` shows where |
 | 130 | interrupted |
+| 141 | whoever read the output left before its end |
 
 | variable | meaning |
 |---|---|

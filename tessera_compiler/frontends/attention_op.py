@@ -100,10 +100,10 @@ def window_of(mask_function: Callable[..., Any]) -> int:
 
     with _disable_current_modes(), torch.device("cpu"):
         last = _PROBED_POSITIONS
-        keys = torch.arange(last + 2)
-        count = int(visible(last, keys).sum())
+        count = int(visible(last, torch.arange(last + 2)).sum())
         window = 0 if count == last + 1 else count
         for position in {0, 1, 2, 7, max(window - 1, 0), window, window + 1, 3 * window // 2, 2 * window, last}:
+            keys = torch.arange(position + 2)
             expected = (keys <= position) & (keys > position - window if window else keys >= 0)
             if not torch.equal(visible(position, keys), expected):
                 raise UnsupportedOperation(

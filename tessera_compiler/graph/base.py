@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
@@ -38,6 +39,8 @@ def as_attribute(value: Any) -> Attribute:
     if isinstance(value, (int, np.integer)):
         return IntegerAttr(int(value), i64)
     if isinstance(value, (float, np.floating)):
+        if not math.isfinite(value):
+            raise VerifyException(f"numbers in Graph IR are finite; found {value}.")
         return FloatAttr(float(value), f64)
     if isinstance(value, tuple) and all(isinstance(item, str) for item in value):
         return ArrayAttr([StringAttr(item) for item in value])

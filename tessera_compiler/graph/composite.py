@@ -115,6 +115,8 @@ class ConstantOp(GraphOp):
         super().verify_()
         if self.value.type != self.result.type:
             raise VerifyException(f"{self.name}: the value is {self.value.type}, but the result {self.result.type}.")
+        if not np.isfinite(self.array).all():
+            raise VerifyException(f"{self.name}: numbers in Graph IR are finite.")
 
     def evaluate(self, *operands: Array) -> tuple[Array, ...]:
         return (self.array,)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from io import StringIO
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import Builtin, ModuleOp
+from xdsl.dialects.builtin import AnyFloat, Builtin, Float32Type, ModuleOp
 from xdsl.dialects.func import Func
 from xdsl.parser import Parser
 from xdsl.printer import Printer
@@ -15,10 +15,23 @@ from tessera_compiler.errors import InvalidGraph
 from tessera_compiler.graph.dialect import GRAPH
 
 
+class ExactPrinter(Printer):
+    """Prints floating-point numbers such that xDSL and MLIR both read back the same bits; they must be finite.
+
+    xDSL's own printer writes some numbers as hexadecimal bit patterns, which its parser takes for integers.
+    """
+
+    def print_float(self, value: float, type: AnyFloat) -> None:
+        short = f"{value:.6e}"
+        if type.unpack(type.pack([float(short)]), 1)[0] != value:
+            short = f"{value:.8e}" if isinstance(type, Float32Type) else f"{value:.16e}"
+        self.print_string(short)
+
+
 def print_module(module: ModuleOp) -> str:
     """The module in generic form; the same module always gives the same text."""
     stream = StringIO()
-    Printer(stream=stream, print_generic_format=True).print_op(module)
+    ExactPrinter(stream=stream, print_generic_format=True).print_op(module)
     return stream.getvalue() + "\n"
 
 

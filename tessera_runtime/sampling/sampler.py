@@ -16,9 +16,6 @@ from tessera_runtime.sampling.errors import LogitsNotFinite
 from tessera_runtime.sampling.parameters import SamplingParameters
 from tessera_runtime.sampling.random_numbers import uniform
 
-NUCLEUS_GUESS = 1024
-"""Tokens that top_p looks at first; a full sort is needed only if their probabilities do not reach it."""
-
 
 class SampledSequence:
     """What the sampler has to know of one answer: its parameters and the tokens so far."""
@@ -136,18 +133,11 @@ def _top(row: NDArray[np.float32], count: int) -> NDArray[np.int64]:
 
 
 def _nucleus(row: NDArray[np.float32], weights: NDArray[np.float64], top_p: float) -> NDArray[np.int64]:
-    """The ids, ascending, of the fewest likeliest tokens that hold `top_p` of the probability; of equal ones the lowest
-    ids first.
+    """The ids, ascending, of the fewest likeliest tokens that hold `top_p` of the probability.
+
+    Of equal ones the lowest ids come first. Only values are sorted: how many are needed does not depend on whose they
+    are.
     """
-    needed = top_p * float(np.sum(weights))
-    guess = min(NUCLEUS_GUESS, row.size)
-    while True:
-        candidates = _top(row, guess) if guess < row.size else np.arange(row.size)
-        order = candidates[np.argsort(-row[candidates], kind="stable")]
-        cumulative = np.cumsum(weights[order])
-        if cumulative[-1] >= needed or guess == row.size:
-            break
-        guess = row.size
-    count = min(int(np.searchsorted(cumulative, needed, side="left")) + 1, len(order))
-    kept: NDArray[np.int64] = np.sort(order[:count])
-    return kept
+    cumulative = np.cumsum(np.sort(weights)[::-1])
+    count = int(np.searchsorted(cumulative, top_p * cumulative[-1], side="left")) + 1
+    return _top(row, min(count, row.size))

@@ -177,9 +177,8 @@ class _Worker:
             ) from None
         settings = {"template": source, "memory_bytes": limits.memory_bytes, "seconds": limits.seconds + 1.0}
         self._unsent = json.dumps(settings).encode() + b"\n"
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._input = self._process.stdin.fileno()
-        self._output = self._process.stdout.fileno()
+        self._pipes = [pipe for pipe in (self._process.stdin, self._process.stdout) if pipe is not None]
+        self._input, self._output = (pipe.fileno() for pipe in self._pipes)
         os.set_blocking(self._input, False)
         os.set_blocking(self._output, False)
 
@@ -233,9 +232,8 @@ class _Worker:
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+        for pipe in self._pipes:
+            pipe.close()
 
     def __del__(self) -> None:
         process = getattr(self, "_process", None)

@@ -31,4 +31,5 @@ class Golden:
 
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Golden:
-    return Golden(bool(request.config.getoption("--update-golden")))
+    # The option exists only when this folder is named on the command line.
+    return Golden(bool(request.config.getoption("--update-golden", default=False)))

@@ -6,7 +6,16 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from tiny_models import ARCHITECTURES, TOKENS, VARIANTS, Case, checkpoint, random_model, reference_logits, relative_error
+from tiny_models import (
+    ARCHITECTURES,
+    TOKENS,
+    VARIANTS,
+    Case,
+    checkpoint,
+    random_model,
+    reference_logits,
+    relative_error,
+)
 
 from tessera_compiler.frontends.huggingface import import_model
 from tessera_compiler.graph.passes.rewriting import graph_ops
@@ -15,7 +24,20 @@ from tessera_compiler.graph.text import parse_module, print_module
 
 BUDGET = 2e-5
 # Ops that are in the simplified graph of a model only if a rule did not recognise what it should have.
-SPELLED_OUT = {"rsqrt", "sqrt", "cos", "sin", "tanh", "neg", "pow", "cast", "reduce_mean", "sigmoid", "silu", "transpose"}
+SPELLED_OUT = {
+    "rsqrt",
+    "sqrt",
+    "cos",
+    "sin",
+    "tanh",
+    "neg",
+    "pow",
+    "cast",
+    "reduce_mean",
+    "sigmoid",
+    "silu",
+    "transpose",
+}
 # Spellings that stay: quick_gelu is no activation of the dialect.
 EXPECTED = {"gpt2-unscaled": {"sigmoid"}}
 

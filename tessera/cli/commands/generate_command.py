@@ -6,10 +6,14 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tessera.cli.options import execution_options, json_option, package_argument
+
+if TYPE_CHECKING:
+    from tessera_runtime.engine.generation import GenerationResult
 
 
 @click.command("generate")
@@ -49,7 +53,7 @@ def command(
         raise click.UsageError("Give exactly one of --prompt, --prompt-ids and --chat.")
     given_ids = None if prompt_ids is None else _parse_ids(prompt_ids)
     from tessera.cli.running import open_to_run
-    from tessera_runtime.engine.generation import GeneratedToken, GenerationResult, generate
+    from tessera_runtime.engine.generation import GenerationResult, generate
     from tessera_runtime.sampling.parameters import SamplingParameters
 
     parameters = SamplingParameters(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
@@ -76,18 +80,19 @@ def command(
             tokenizer=tokenizer,
         )
         load_s = time.perf_counter() - started
-        result: GenerationResult | None = None
         for event in events:
             if isinstance(event, GenerationResult):
-                result = event
-            elif isinstance(event, GeneratedToken) and not as_json and event.text:
+                _finish(event, load_s, as_json)
+            elif not as_json and event.text:
                 sys.stdout.write(_encodable(event.text))
                 sys.stdout.flush()
-    assert result is not None  # `generate` always ends with it
+
+
+def _finish(result: GenerationResult, load_s: float, as_json: bool) -> None:
+    timing = result.timing
     if as_json:
         from tessera.cli.output import print_json
 
-        timing = result.timing
         print_json(
             {
                 "prompt_ids": list(result.prompt_ids),
@@ -101,12 +106,12 @@ def command(
                 },
             }
         )
-    else:
-        print()
-        if sys.stderr.isatty():
-            rate = f", {result.timing.decode_tok_s:.1f} tokens/s" if len(result.ids) > 1 else ""
-            first = f"loaded in {load_s:.2f} s, first token after {result.timing.first_token_s:.2f} s{rate}"
-            print(f"\n{len(result.ids)} tokens ({result.finish_reason}), {first}", file=sys.stderr)
+        return
+    print()
+    if sys.stderr.isatty():
+        rate = f", {timing.decode_tok_s:.1f} tokens/s" if len(result.ids) > 1 else ""
+        times = f"loaded in {load_s:.2f} s, first token after {timing.first_token_s:.2f} s{rate}"
+        print(f"\n{len(result.ids)} tokens ({result.finish_reason}), {times}", file=sys.stderr)
 
 
 def _parse_ids(text: str) -> list[int]:

@@ -57,8 +57,8 @@ class FoldConstants:
         if len(present) != len(arrays):
             return None
         (result,) = op.evaluate(*present)
-        # Booleans decide between constants only, so they never remain; they have no constant of their own.
-        return None if result.dtype == np.bool_ else site.constant(result)
+        # Constants are finite numbers; what gives anything else stays an op.
+        return None if result.dtype == np.bool_ or not np.isfinite(result).all() else site.constant(result)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,11 @@
+// EliminateCommonSubexpressions
+%3 = "graph.weight"() {name = "x", sources = ["x"]} : () -> tensor<11x4xf32>
+%4 = "graph.embedding"(%3, %0) {offset = 0 : i64} : (tensor<11x4xf32>, tensor<?xi32, "T">) -> tensor<?x4xf32, "T">
+%5 = "graph.relu"(%4) {module = "model.a"} : (tensor<?x4xf32, "T">) -> tensor<?x4xf32, "T">
+%6 = "graph.relu"(%4) {module = "model.b"} : (tensor<?x4xf32, "T">) -> tensor<?x4xf32, "T">
+%7 = "graph.add"(%5, %6) : (tensor<?x4xf32, "T">, tensor<?x4xf32, "T">) -> tensor<?x4xf32, "T">
+// -->
+%3 = "graph.weight"() {name = "x", sources = ["x"]} : () -> tensor<11x4xf32>
+%4 = "graph.embedding"(%3, %0) {offset = 0 : i64} : (tensor<11x4xf32>, tensor<?xi32, "T">) -> tensor<?x4xf32, "T">
+%5 = "graph.relu"(%4) {module = "model.a"} : (tensor<?x4xf32, "T">) -> tensor<?x4xf32, "T">
+%6 = "graph.add"(%5, %5) : (tensor<?x4xf32, "T">, tensor<?x4xf32, "T">) -> tensor<?x4xf32, "T">

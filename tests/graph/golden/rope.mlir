@@ -1,0 +1,31 @@
+// RecogniseRotary
+%3 = "graph.weight"() {name = "x", sources = ["x"]} : () -> tensor<11x8xf32>
+%4 = "graph.embedding"(%3, %0) {offset = 0 : i64} : (tensor<11x8xf32>, tensor<?xi32, "T">) -> tensor<?x8xf32, "T">
+%5 = "graph.reshape"(%4) : (tensor<?x8xf32, "T">) -> tensor<?x2x4xf32, "T">
+%6 = "graph.cast"(%1) : (tensor<?xi32, "T">) -> tensor<?xf32, "T">
+%7 = "graph.reshape"(%6) : (tensor<?xf32, "T">) -> tensor<?x1xf32, "T">
+%8 = "graph.constant"() {value = dense<[1.000000e+00, 5.000000e-01]> : tensor<2xf32>} : () -> tensor<2xf32>
+%9 = "graph.mul"(%7, %8) : (tensor<?x1xf32, "T">, tensor<2xf32>) -> tensor<?x2xf32, "T">
+%10 = "graph.concat"(%9, %9) {axis = 1 : i64} : (tensor<?x2xf32, "T">, tensor<?x2xf32, "T">) -> tensor<?x4xf32, "T">
+%11 = "graph.cos"(%10) : (tensor<?x4xf32, "T">) -> tensor<?x4xf32, "T">
+%12 = "graph.sin"(%10) : (tensor<?x4xf32, "T">) -> tensor<?x4xf32, "T">
+%13 = "graph.constant"() {value = dense<1.250000e+00> : tensor<f32>} : () -> tensor<f32>
+%14 = "graph.mul"(%11, %13) : (tensor<?x4xf32, "T">, tensor<f32>) -> tensor<?x4xf32, "T">
+%15 = "graph.constant"() {value = dense<1.250000e+00> : tensor<f32>} : () -> tensor<f32>
+%16 = "graph.mul"(%12, %15) : (tensor<?x4xf32, "T">, tensor<f32>) -> tensor<?x4xf32, "T">
+%17 = "graph.reshape"(%14) : (tensor<?x4xf32, "T">) -> tensor<?x1x4xf32, "T">
+%18 = "graph.reshape"(%16) : (tensor<?x4xf32, "T">) -> tensor<?x1x4xf32, "T">
+%19 = "graph.slice"(%5) {axis = 2 : i64, size = 2 : i64, start = 2 : i64, step = 1 : i64} : (tensor<?x2x4xf32, "T">) -> tensor<?x2x2xf32, "T">
+%20 = "graph.neg"(%19) : (tensor<?x2x2xf32, "T">) -> tensor<?x2x2xf32, "T">
+%21 = "graph.slice"(%5) {axis = 2 : i64, size = 2 : i64, start = 0 : i64, step = 1 : i64} : (tensor<?x2x4xf32, "T">) -> tensor<?x2x2xf32, "T">
+%22 = "graph.concat"(%20, %21) {axis = 2 : i64} : (tensor<?x2x2xf32, "T">, tensor<?x2x2xf32, "T">) -> tensor<?x2x4xf32, "T">
+%23 = "graph.mul"(%5, %17) : (tensor<?x2x4xf32, "T">, tensor<?x1x4xf32, "T">) -> tensor<?x2x4xf32, "T">
+%24 = "graph.mul"(%22, %18) : (tensor<?x2x4xf32, "T">, tensor<?x1x4xf32, "T">) -> tensor<?x2x4xf32, "T">
+%25 = "graph.add"(%23, %24) : (tensor<?x2x4xf32, "T">, tensor<?x2x4xf32, "T">) -> tensor<?x2x4xf32, "T">
+// -->
+%3 = "graph.constant"() {value = dense<[1.000000e+00, 5.000000e-01]> : tensor<2xf32>} : () -> tensor<2xf32>
+%4, %5 = "graph.rope_table"(%1, %3) {scale = 1.250000e+00 : f64} : (tensor<?xi32, "T">, tensor<2xf32>) -> (tensor<?x2xf32, "T">, tensor<?x2xf32, "T">)
+%6 = "graph.weight"() {name = "x", sources = ["x"]} : () -> tensor<11x8xf32>
+%7 = "graph.embedding"(%6, %0) {offset = 0 : i64} : (tensor<11x8xf32>, tensor<?xi32, "T">) -> tensor<?x8xf32, "T">
+%8 = "graph.reshape"(%7) : (tensor<?x8xf32, "T">) -> tensor<?x2x4xf32, "T">
+%9 = "graph.rope"(%8, %4, %5) : (tensor<?x2x4xf32, "T">, tensor<?x2xf32, "T">, tensor<?x2xf32, "T">) -> tensor<?x2x4xf32, "T">
