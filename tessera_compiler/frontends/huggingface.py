@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from xdsl.dialects.builtin import ModuleOp
 
@@ -58,13 +58,16 @@ def load_config(path: Path) -> PreTrainedConfig:
         ) from error
     if not isinstance(fields, dict) or not isinstance(fields.get("model_type"), str):
         raise InvalidCheckpoint(f"{file} names no model_type; point to a directory that save_pretrained wrote.")
+    kind = fields["model_type"]
+    if kind not in CONFIG_MAPPING:
+        own = " The code that its auto_map names is never run." if "auto_map" in fields else ""
+        raise UnsupportedModel(f"transformers has no model of type {kind!r}; only those that it has are compiled.{own}")
     try:
-        return AutoConfig.for_model(fields.pop("model_type"), **fields)
-    except (ValueError, KeyError) as error:
-        hint = " Its own code (auto_map) is never run." if "auto_map" in fields else ""
-        raise UnsupportedModel(
-            f"transformers cannot make a configuration of {file}: {_sentence(error)}{hint}"
-        ) from error
+        config: PreTrainedConfig = CONFIG_MAPPING[kind].from_dict(fields)
+    except Exception as error:
+        # Each configuration class checks its fields in its own way.
+        raise InvalidCheckpoint(f"{file} is no configuration of a {kind!r} model: {_sentence(error)}") from error
+    return config
 
 
 def import_checkpoint(directory: Path, max_model_len: int | None = None) -> ImportedModel:
@@ -108,6 +111,8 @@ def causal_model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
         raise UnsupportedModel(f"{kind!r} is an encoder-decoder; only decoder-only language models are compiled.")
     if config.get_text_config() is not config:
         raise UnsupportedModel(f"{kind!r} takes more than text; compile its language model on its own.")
+    if getattr(config, "quantization_config", None):
+        raise UnsupportedModel(f"the weights of this {kind!r} model are stored quantized; start from unquantized ones.")
     if any((getattr(config, name, None) or 0) > 1 for name in _EXPERTS):
         raise UnsupportedModel(f"{kind!r} is a mixture of experts, which is not compiled; dense models are.")
     found: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
@@ -158,4 +163,4 @@ def _aliases(exported: ExportedModel) -> dict[str, tuple[str, ...]]:
 
 
 def _sentence(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return " ".join(str(error).split()) or type(error).__name__

@@ -104,7 +104,7 @@ class TransposeOp(GraphOp):
 
 @irdl_op_definition
 class SliceOp(GraphOp):
-    """The `size` elements of `axis` at `start`, `start + step`, …"""
+    """The `size` elements of `axis` at `start`, `start + step` and so on."""
 
     name = "graph.slice"
     x = operand_def(TensorType)

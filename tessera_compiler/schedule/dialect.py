@@ -138,38 +138,49 @@ class CopyOp(ScheduleOp):
 
 @irdl_op_definition
 class QuantizeOp(ScheduleOp):
-    """Each row as int8: `scale = max|x| / 127`, `q = rint(x * (127 / max|x|))` (0 for a row of zeros), and `sum(q)`."""
+    """Each row as int8, in groups of `group` columns (the last may be shorter) with a scale each.
+
+    For a group: `scale = max|x| / 127`, `q = rint(x * (127 / max|x|))` (0 for zeros), and `sum(q)`.
+    """
 
     name = "schedule.quantize"
     x = operand_def(TensorType)
     quantized = result_def(TensorType)
     scale = result_def(TensorType)
     sum = result_def(TensorType)
+    group = attr_def(IntegerAttr)
 
     @classmethod
     def infer(cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None) -> tuple[Tensor, ...]:
         (x,) = types
-        one = (*x.get_shape()[:-1], 1)
-        return tensor(x.get_shape(), I8, rows_of(x)), tensor(one, F32, rows_of(x)), tensor(one, I32, rows_of(x))
+        groups = (*x.get_shape()[:-1], -(-x.get_shape()[-1] // values["group"]))
+        return tensor(x.get_shape(), I8, rows_of(x)), tensor(groups, F32, rows_of(x)), tensor(groups, I32, rows_of(x))
 
     def evaluate(self, *operands: Array) -> tuple[Array, ...]:
         (x,) = operands
-        largest = np.max(np.abs(x), axis=-1, keepdims=True)
-        scale = largest * np.float32(1 / 127)
+        width, group = x.shape[-1], self.group.value.data
+        count = -(-width // group)
+        padded = np.zeros((*x.shape[:-1], count * group), np.float32)
+        padded[..., :width] = x
+        grouped = padded.reshape(*x.shape[:-1], count, group)
+        largest = np.max(np.abs(grouped), axis=-1, keepdims=True)
         with np.errstate(all="ignore"):
-            inverse = np.where(largest > 0, np.float32(127) / largest, np.float32(0)).astype(np.float32)
-            quantized = np.rint(x * inverse).astype(np.int8)
-        return quantized, scale, np.sum(quantized, axis=-1, keepdims=True, dtype=np.int32)
+            inverse = np.where(largest != 0, np.float32(127) / largest, np.float32(0)).astype(np.float32)
+            quantized = np.rint(grouped * inverse).astype(np.int8)
+        total = np.sum(quantized, axis=-1, dtype=np.int32)
+        scale = (largest * np.float32(1 / 127))[..., 0]
+        return quantized.reshape(padded.shape)[..., :width], scale, total
 
 
 @irdl_op_definition
 class MatmulOp(ScheduleOp):
-    """`x @ weight.T` in f32. Operands: x and weight of one of f32·f32, bf16·bf16; or i8·ui8 with the scale and sum of x and the
-    weight's scales: `(q @ (w - 128).T) * (scale * scales)`, the product exact in i32."""
+    """`x @ weight.T` in f32. Operands: x and weight of one of f32·f32, bf16·bf16; or i8·ui8 with the scales and sums of the groups of x
+    and the weight's scales: `sum over groups g of (q_g @ (w_g - 128).T) * scale_g`, times `scales`; the products are exact in i32."""
 
     name = "schedule.matmul"
     arguments = var_operand_def(TensorType)
     result = result_def(TensorType)
+    group = opt_attr_def(IntegerAttr)
 
     @classmethod
     def infer(cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -177,6 +188,8 @@ class MatmulOp(ScheduleOp):
         pair = (element_name(x), element_name(weight))
         if (pair, len(types)) not in {(("f32", "f32"), 2), (("bf16", "bf16"), 2), (("i8", "u8"), 5)}:
             raise VerifyException(f"no product of {pair[0]} and {pair[1]} with {len(types)} operands.")
+        if (pair[0] == "i8") != ("group" in values):
+            raise VerifyException("a product of quantized rows says how wide their groups are, any other does not.")
         if x.get_shape()[-1] != weight.get_shape()[1]:
             raise VerifyException(f"the last axis of {x} must have the size of the second of {weight}.")
         return (tensor((*x.get_shape()[:-1], weight.get_shape()[0]), F32, rows_of(x)),)
@@ -185,9 +198,17 @@ class MatmulOp(ScheduleOp):
         if len(operands) == 2:
             x, weight = operands
             return ((x.astype(np.float32) @ weight.astype(np.float32).T).astype(np.float32),)
-        x, weight, scale, total, scales = operands
-        product = (x.astype(np.float64) @ weight.astype(np.float64).T).astype(np.int64) - ZERO_POINT * total.astype(np.int64)
-        return (product.astype(np.float32) * (scale * scales),)
+        x, weight, scale, _, scales = operands
+        assert self.group is not None
+        group = self.group.value.data
+        result = np.zeros((*x.shape[:-1], len(weight)), np.float32)
+        for index in range(scale.shape[-1]):
+            columns = slice(index * group, (index + 1) * group)
+            # Exact: products of two bytes, at most 2^16 of them, fit in the 53 bits of a double.
+            centred = weight[:, columns].astype(np.float64) - ZERO_POINT
+            exact = x[..., columns].astype(np.float64) @ centred.T
+            result = result + exact.astype(np.float32) * scale[..., index : index + 1]
+        return (result * scales,)
 
 
 @irdl_op_definition

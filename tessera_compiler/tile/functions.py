@@ -119,10 +119,11 @@ def reduce_columns(function: str, values: Array) -> Array:
     padded = np.full((rows, -(-columns // LANES) * LANES), identity, dtype=values.dtype)
     padded[:, :columns] = values
     lanes = padded[:, :LANES]
-    for start in range(LANES, padded.shape[1], LANES):
-        lanes = combine(lanes, padded[:, start : start + LANES])
-    width = LANES
-    while width > 1:
-        width //= 2
-        lanes = combine(lanes[:, :width], lanes[:, width : 2 * width])
+    with np.errstate(all="ignore"):
+        for start in range(LANES, padded.shape[1], LANES):
+            lanes = combine(lanes, padded[:, start : start + LANES])
+        width = LANES
+        while width > 1:
+            width //= 2
+            lanes = combine(lanes[:, :width], lanes[:, width : 2 * width])
     return lanes

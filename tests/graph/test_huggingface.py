@@ -165,6 +165,7 @@ def test_dynamic_rope_is_fixed_by_the_maximum_length() -> None:
         (Case("t5"), UnsupportedModel, "not a causal language model"),
         (Case("gptj"), UnsupportedModel, "attention interface"),
         (Case("qwen3_moe"), UnsupportedModel, "mixture of experts"),
+        (Case("llama", {"quantization_config": {"quant_method": "gptq", "bits": 4}}), UnsupportedModel, "quantized"),
         (Case("mamba"), ExportFailed, "could not trace MambaForCausalLM"),
         (Case("llama", {"is_causal": False}), UnsupportedOperation, "neither causal nor"),
     ],
@@ -187,6 +188,10 @@ def test_models_that_take_more_than_text_are_refused() -> None:
         (lambda x: torch.cumsum(x, dim=-1), r"aten.cumsum.default in module 'model.layers.0.mlp' has no counterpart"),
         (lambda x: x - x.mean(dim=1, keepdim=True), "only reductions over the last dimension"),
         (lambda x: x - x[:, :1], "tokens are cut apart"),
+        (
+            lambda x: x.unflatten(-1, (4, 16)).transpose(1, 2).reshape(1, x.shape[1], 64),
+            "mixes tokens with other dimensions",
+        ),
         (lambda x: x + x.flip(1), "aten.flip.default"),
         (lambda x: x.to(torch.bfloat16).to(torch.float32), "computes in torch.bfloat16"),
         (lambda x: x + x.transpose(1, 2) @ x, "T|tokens|product"),
@@ -226,9 +231,9 @@ def test_the_configuration_is_read(tmp_path: Path) -> None:
         (
             json.dumps({"model_type": "someone_elses", "auto_map": {"AutoConfig": "code.Config"}}),
             UnsupportedModel,
-            "auto_map",
+            "auto_map names is never run",
         ),
-        (json.dumps({"model_type": "llama", "num_attention_heads": "many"}), UnsupportedModel, "configuration"),
+        (json.dumps({"model_type": "llama", "num_attention_heads": "many"}), InvalidCheckpoint, "expected int"),
     ],
 )
 def test_bad_configurations_are_refused(tmp_path: Path, text: str | None, error: type[Exception], words: str) -> None:

@@ -53,7 +53,8 @@ def test_model_computes_what_transformers_does(case: Case) -> None:
 
     simplify(imported.module)
     assert relative_error(imported.module, weights.__getitem__, reference) < BUDGET
-    assert relative_error(imported.module, weights.__getitem__, reference_logits(model, 1), (0,)) < BUDGET
+    # One token alone: what the first of many gives, because attention is causal.
+    assert relative_error(imported.module, weights.__getitem__, reference[:1], (0,)) < BUDGET
     counts = Counter(op.name.removeprefix("graph.") for op in graph_ops(imported.module))
     assert set(counts) & SPELLED_OUT == EXPECTED.get(str(case), set())
     text = print_module(imported.module)

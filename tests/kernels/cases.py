@@ -18,7 +18,7 @@ from tessera_compiler.tile.types import buffer_type, numpy_dtype, round_to_bfloa
 Array = NDArray[Any]
 EPSILON = 2.0**-23
 
-SHAPES = ((1, 1, 1), (1, 5, 2), (2, 16, 3), (3, 17, 7), (4, 100, 5), (5, 300, 11), (6, 33, 6))
+SHAPES = ((5, 1, 7), (4, 5, 6), (3, 16, 4), (2, 17, 3), (1, 100, 3), (6, 260, 11))
 """Rows and columns of a tile, and tokens of the step: whole and ragged in every direction."""
 
 SPECIAL = np.array(

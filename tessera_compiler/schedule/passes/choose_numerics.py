@@ -18,10 +18,14 @@ _ELEMENT_OF_WEIGHTS = {"fp32": ("f32", "panels_k1"), "bf16": ("bf16", "panels_k2
 _ELEMENT_OF_TABLES = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}
 _ELEMENT_OF_CACHE = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}
 
+ACTIVATION_GROUP = 64
+"""Columns of a row that share a scale when it is quantized. One scale a row costs SmolLM2 3.5% of perplexity, groups of 64 cost 0.6%, groups of
+32 cost 0.5% and twice the conversions."""
+
 
 @dataclass(frozen=True)
 class ChooseNumerics:
-    """linear(x, w, b) --> add(matmul(x', w'), b), where x' is x itself (`fp32`), rounded (`bf16`) or quantized per token (`int8`).
+    """linear(x, w, b) --> add(matmul(x', w'), b), where x' is x itself (`fp32`), rounded (`bf16`) or quantized on the fly (`int8`).
 
     embedding --> lookup, in the tensor of the head if the two are tied; attention --> cache_write of key and value, then attend.
     Everything else stays in float32. Linear maps of the same x share one x'.
@@ -101,8 +105,12 @@ class _Rewrite:
         if self.dtype == "fp32":
             return (x,)
         if x not in self.prepared:
-            kind = schedule.RoundOp if self.dtype == "bf16" else schedule.QuantizeOp
-            made = kind.make(x, module=before.attributes.get("module"))
+            module = before.attributes.get("module")
+            made = (
+                schedule.RoundOp.make(x, module=module)
+                if self.dtype == "bf16"
+                else schedule.QuantizeOp.make(x, group=ACTIVATION_GROUP, module=module)
+            )
             Rewriter.insert_op(made, InsertPoint.before(before))
             self.prepared[x] = tuple(made.results)
         return self.prepared[x]
@@ -117,7 +125,8 @@ class _Rewrite:
         assert isinstance(op.weight.owner, graph.WeightOp)
         x, *scale_and_sum = self._prepare(op.x, op)
         weight, *scales = self._panels(op.weight.owner)
-        product = schedule.MatmulOp.make(x, weight, *scale_and_sum, *scales, module=op.module)
+        group = ACTIVATION_GROUP if scales else None
+        product = schedule.MatmulOp.make(x, weight, *scale_and_sum, *scales, group=group, module=op.module)
         _carry_marks(op, product)
         new: list[Operation] = [product]
         if op.bias is not None:

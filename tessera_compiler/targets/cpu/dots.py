@@ -23,6 +23,9 @@ BYTES_64 = ir.VectorType(I8, 64)
 MOST_UNROLLED = 768
 """A dot with at most this many vector multiply-adds is unrolled over k."""
 
+MOST_STEPS_UNROLLED = 16
+"""A packed dot of at most this many steps is written out."""
+
 
 class RawType(ir.Type):
     """A type that llvmlite's IR layer has no class for, by its LLVM name."""
@@ -126,7 +129,7 @@ class DotLowering:
         assert isinstance(left, dialect.LoadOp), "the left operand of a packed dot is loaded from a buffer"
         lefts = [kernel.address(left, row, 0) for row in range(rows)]
         steps = -(-depth // packed)
-        unroll = next(n for n in (4, 3, 2, 1) if steps % n == 0)
+        unroll = steps if steps <= MOST_STEPS_UNROLLED else next(n for n in (4, 3, 2, 1) if steps % n == 0)
 
         def body(group: ir.Value) -> None:
             for extra in range(unroll):

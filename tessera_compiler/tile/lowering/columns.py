@@ -16,11 +16,17 @@ from tessera_compiler.errors import UnsupportedOperation
 
 
 class Segment(NamedTuple):
-    """Columns start, start + step, … (count of them)."""
+    """Columns start, start + step, … (count of them). Inside a loop over columns the start is an index, and step is 1."""
 
-    start: int
+    start: int | SSAValue
     count: int
     step: int = 1
+
+    @property
+    def first(self) -> int:
+        """The start, where it must be known."""
+        assert isinstance(self.start, int), "rows that are put together from pieces are not computed in a loop"
+        return self.start
 
 
 @dataclass
@@ -50,7 +56,8 @@ def common_segments(width: int, values: Sequence[Columns]) -> tuple[Segment, ...
     for value in values:
         if value.width == 1:
             continue
-        for start, count, step in value.segments:
+        for segment in value.segments:
+            start, count, step = segment.first, segment.count, segment.step
             if step == 1:
                 cuts |= {start, start + count}
             elif start % 2 == 0:

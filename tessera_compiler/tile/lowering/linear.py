@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from xdsl.ir import BlockArgument, SSAValue
 
 from tessera_compiler.graph import dialect as graph
@@ -54,15 +56,13 @@ def lower_linear(group: schedule.GroupOp, arguments: GroupArguments, symbol: str
         if isinstance(op, graph.ConstantOp):
             values[op.result] = builder.full(scalar(op))
         elif op is product:
-            left = load_rows(op.arguments[0], zero, depth)
-            right = builder.load_packed(builder.buffers[weight.index], first_output, zero, (depth, width))
-            values[op.result] = builder.dot(left, right)
-            if len(op.arguments) == 5:
-                _, _, scale, total, scales = op.arguments
-                offset = builder.binary("mul", load_rows(total, zero, 1), schedule.ZERO_POINT)
-                exact = builder.cast(builder.binary("sub", values[op.result], offset), "f32")
-                factor = builder.binary("mul", load_rows(scale, zero, 1), load_outputs(scales))
-                values[op.result] = builder.binary("mul", exact, factor)
+            packed_weight = builder.buffers[weight.index]
+            if len(op.arguments) == 2:
+                left = load_rows(op.arguments[0], zero, depth)
+                values[op.result] = builder.dot(left, builder.load_packed(packed_weight, first_output, zero, (depth, width)))
+            else:
+                sums = _quantized_product(builder, op, depth, (block_rows, width), load_rows, packed_weight, first_output)
+                values[op.result] = builder.binary("mul", sums, load_outputs(op.arguments[4]))
         else:
             for operand in op.operands:
                 if operand not in values:
@@ -73,3 +73,37 @@ def lower_linear(group: schedule.GroupOp, arguments: GroupArguments, symbol: str
         buffer = builder.buffers[arguments.result_parameter(index)]
         builder.store(values[value], buffer, first_row, first_output, limit=limit, row_step=1)
     return builder.finish()
+
+
+def _quantized_product(
+    builder: KernelBuilder,
+    op: schedule.MatmulOp,
+    depth: int,
+    shape: tuple[int, int],
+    load_rows: Callable[[SSAValue, SSAValue, int], SSAValue],
+    weight: SSAValue,
+    first_output: SSAValue,
+) -> SSAValue:
+    """The sum over groups of columns of exact products times the group's scale."""
+    x, _, scale, total, _ = op.arguments
+    assert op.group is not None
+    group = op.group.value.data
+
+    def add_group(number: SSAValue, start: SSAValue, count: int, sums: SSAValue) -> SSAValue:
+        # Weights are stored from 0 to 255: what that adds to the product is known from the row alone, and is where it starts.
+        offset = builder.binary("mul", load_rows(total, number, 1), -schedule.ZERO_POINT)
+        start_value = builder.binary("add", builder.full(0, shape, "i32"), offset)
+        right = builder.load_packed(weight, first_output, start, (count, shape[1]))
+        exact = builder.dot(load_rows(x, start, count), right, start_value)
+        return builder.binary("add", sums, builder.binary("mul", builder.cast(exact, "f32"), load_rows(scale, number, 1)))
+
+    def body(number: SSAValue, carried: list[SSAValue]) -> list[SSAValue]:
+        return [add_group(number, builder.index("mul", number, group), group, carried[0])]
+
+    whole = depth // group
+    sums = builder.full(0.0, shape)
+    if whole:
+        (sums,) = builder.loop(builder.constant(0), builder.constant(whole), 1, [sums], body)
+    if depth % group:
+        sums = add_group(builder.constant(whole), builder.constant(whole * group), depth % group, sums)
+    return sums

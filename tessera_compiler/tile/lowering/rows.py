@@ -36,6 +36,7 @@ class _RowsLowering:
         self._row = self._builder.program_id(0)
         self._indices = [self._builder.program_id(axis + 1) for axis in range(len(self._prefix))]
         self._values: dict[SSAValue, Columns] = {}
+        self._stored: set[SSAValue] = set()
 
     def run(self) -> tile.KernelOp:
         for op in self._group.body.block.ops:
@@ -70,7 +71,7 @@ class _RowsLowering:
         lane = view.strides[-1] if view.strides else 1
 
         def take(segment: Segment) -> SSAValue:
-            column = self._builder.index("add", start, segment.start * lane)
+            column = self._shifted(start, segment, lane)
             return self._builder.load(buffer, row, column, (1, segment.count), lane_step=max(1, lane * segment.step))
 
         return Columns(view.shape[-1] if view.shape else 1, take)
@@ -97,10 +98,16 @@ class _RowsLowering:
                 row = self._builder.index("add", row, self._indices[lead + axis])
 
         def take(segment: Segment) -> SSAValue:
-            start = self._builder.constant(segment.start)
+            start = self._shifted(self._builder.constant(0), segment)
             return self._builder.load(buffer, row, start, (1, segment.count), lane_step=segment.step)
 
         return Columns(shape[-1] if shape else 1, take)
+
+    def _shifted(self, place: SSAValue, segment: Segment, lane: int = 1) -> SSAValue:
+        """Where the first column of a segment lies, for a row that starts at `place`."""
+        if isinstance(segment.start, int):
+            return self._builder.index("add", place, segment.start * lane)
+        return self._builder.index("add", self._builder.index("mul", segment.start, lane), place)
 
     # Operations
 
@@ -239,7 +246,7 @@ class _RowsLowering:
         rest = (Segment(2 * half, x.width - 2 * half),) if x.width > 2 * half else ()
 
         def take(segment: Segment) -> SSAValue:
-            if segment.start >= 2 * half:
+            if segment.first >= 2 * half:
                 return x.take(segment)
             assert segment in pairs, "a rotary embedding is taken half by half"
             first, second = x.take(pairs[0]), x.take(pairs[1])
@@ -257,14 +264,14 @@ class _RowsLowering:
         parts = [self._columns(part) for part in op.parts]
         starts = [sum(part.width for part in parts[:index]) for index in range(len(parts))]
         segments = tuple(
-            Segment(start + piece.start, piece.count, piece.step)
+            Segment(start + piece.first, piece.count, piece.step)
             for start, part in zip(starts, parts, strict=True)
             for piece in part.segments
         )
 
         def take(segment: Segment) -> SSAValue:
-            index = max(i for i, start in enumerate(starts) if start <= segment.start)
-            return parts[index].take(Segment(segment.start - starts[index], segment.count, segment.step))
+            index = max(i for i, start in enumerate(starts) if start <= segment.first)
+            return parts[index].take(Segment(segment.first - starts[index], segment.count, segment.step))
 
         return Columns(sum(part.width for part in parts), take, segments)
 
@@ -278,7 +285,7 @@ class _RowsLowering:
         packed = len(buffer.type.get_shape()) == 4  # type: ignore[attr-defined]
 
         def take(segment: Segment) -> SSAValue:
-            start = builder.constant(segment.start)
+            start = self._shifted(builder.constant(0), segment)
             if not packed:
                 return builder.cast(builder.load(buffer, row, start, (1, segment.count)), "f32")
             values = builder.cast(builder.load_packed_row(buffer, row, start, segment.count), "f32")
@@ -290,17 +297,43 @@ class _RowsLowering:
         return Columns(width, take)
 
     def _quantize(self, op: schedule.QuantizeOp) -> None:
+        """Group by group, in a loop: its results are stored as they are made, for another kernel to multiply."""
         builder = self._builder
         x = self._columns(op.x)
-        largest = self._reduce("max", self._unary("abs", x))
-        positive = builder.compare("not_equal", largest, builder.full(0.0))
-        inverse = builder.select(positive, builder.binary("div", builder.full(127.0), largest), builder.full(0.0))
-        scale = builder.binary("mul", largest, 1 / 127)
-        rounded = self._map([x], lambda tile_: builder.unary("round", builder.binary("mul", tile_, inverse)))
-        total = self._reduce("sum", self._map([rounded], lambda tile_: builder.cast(tile_, "i32")))
-        self._values[op.quantized] = self._map([rounded], lambda tile_: builder.cast(tile_, "i8"))
-        self._values[op.scale] = Columns(1, lambda _: scale)
-        self._values[op.sum] = Columns(1, lambda _: total)
+        quantized, scale, total = (self._result_buffer(result) for result in op.results)
+        group = op.group.value.data
+
+        def quantize(number: SSAValue, segment: Segment) -> None:
+            columns = x.take(segment)
+            largest = builder.reduce("max", builder.unary("abs", columns))
+            zero = builder.full(0.0)
+            some = builder.compare("not_equal", largest, zero)
+            inverse = builder.select(some, builder.binary("div", builder.full(127.0), largest), zero)
+            rounded = builder.unary("round", builder.binary("mul", columns, inverse))
+            column = self._shifted(builder.constant(0), segment)
+            builder.store(builder.cast(rounded, "i8"), quantized, self._row, column)
+            builder.store(builder.binary("mul", largest, 1 / 127), scale, self._row, number)
+            builder.store(builder.reduce("sum", builder.cast(rounded, "i32")), total, self._row, number)
+
+        whole = x.width // group
+        if len(x.segments) > 1 or whole <= 1:
+            for number in range(-(-x.width // group)):
+                count = min(group, x.width - number * group)
+                quantize(builder.constant(number), Segment(number * group, count))
+            return
+
+        def body(number: SSAValue, carried: list[SSAValue]) -> list[SSAValue]:
+            quantize(number, Segment(builder.index("mul", number, group), group))
+            return carried
+
+        builder.loop(builder.constant(0), builder.constant(whole), 1, [], body)
+        if x.width % group:
+            quantize(builder.constant(whole), Segment(whole * group, x.width % group))
+
+    def _result_buffer(self, value: SSAValue) -> SSAValue:
+        """Where a result is stored that the operation computing it stores itself."""
+        self._stored.add(value)
+        return self._builder.buffers[self._arguments.result_parameter(self._group.yielded.index(value))]
 
     # Stores
 
@@ -308,17 +341,23 @@ class _RowsLowering:
         builder = self._builder
         type_ = type_of(value)
         buffer = builder.buffers[self._arguments.result_parameter(index)]
+        self._pad_with_zeros(value, buffer)
+        if value in self._stored:
+            return
         columns = self._columns(value)
         start = self._place(View.contiguous(row_shape(type_.get_shape())) if len(type_.get_shape()) > 1 else View((1,), (1,)))
         for segment in columns.segments:
-            column = builder.index("add", start, segment.start)
+            column = self._shifted(start, segment)
             builder.store(columns.take(segment), buffer, self._row, column, lane_step=segment.step)
+
+    def _pad_with_zeros(self, value: SSAValue, buffer: SSAValue) -> None:
+        """What multiplies a row reads whole groups of k: those past the end must be zero."""
+        builder, type_ = self._builder, type_of(value)
         element = element_name(buffer.type)
-        group = {"i8": 4, "bf16": 2}.get(element, 1)
+        packed = {"i8": 4, "bf16": 2}.get(element, 1)
         count = math.prod(row_shape(type_.get_shape()))
-        if count % group and not self._prefix:
-            # What multiplies this row reads whole groups of k: those past the end must be zero.
-            zeros = builder.full(0, (1, min(group - count % group, row_elements(type_) - count)), element)
+        if count % packed and not self._prefix:
+            zeros = builder.full(0, (1, min(packed - count % packed, row_elements(type_) - count)), element)
             builder.store(zeros, buffer, self._row, builder.constant(count))
 
     def _cache_write(self, op: schedule.CacheWriteOp) -> None:
@@ -334,10 +373,10 @@ class _RowsLowering:
         head = builder.index("mul", self._indices[0], columns.width * BLOCK_TOKENS)
         for segment in columns.segments:
             if part == "key":
-                place = builder.index("add", builder.index("add", head, slot), segment.start * BLOCK_TOKENS)
+                place = builder.index("add", builder.index("add", head, slot), segment.first * BLOCK_TOKENS)
                 lane_step = BLOCK_TOKENS * segment.step
             else:
-                within = builder.index("add", builder.index("mul", slot, columns.width), segment.start)
+                within = builder.index("add", builder.index("mul", slot, columns.width), segment.first)
                 place = builder.index("add", head, within)
                 lane_step = segment.step
             builder.store(columns.take(segment), buffer, block, place, lane_step=lane_step)

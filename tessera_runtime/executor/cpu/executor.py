@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera_runtime.errors import AbiMismatch, CacheNotAllocated, InvalidRequest, ProgramInvalid, TargetUnavailable
-from tessera_runtime.executor.cpu.batch_check import check_batch
+from tessera_runtime.executor.batch_check import check_batch
 from tessera_runtime.executor.cpu.context import EVERY_LAUNCH, MAX_THREADS, Context
 from tessera_runtime.executor.cpu.memory import address_of, zeroed_memory
 from tessera_runtime.executor.cpu.native_object import NativeObject

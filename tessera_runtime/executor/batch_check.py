@@ -1,4 +1,4 @@
-"""Checks the inputs of a step: native code reads memory wherever they point, so nothing out of range may reach it."""
+"""Checks the inputs of a step before an executor sees them: native code reads memory wherever they point."""
 
 from __future__ import annotations
 

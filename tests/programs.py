@@ -1,0 +1,143 @@
+"""Tiny random models as compiled programs, for every area of the tests that needs whole ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+from transformers import AutoConfig
+from xdsl.dialects.builtin import ModuleOp
+
+from tessera_compiler.driver import CompileOptions, compile_module
+from tessera_compiler.frontends.huggingface import import_model
+from tessera_compiler.graph.pipeline import simplify
+from tessera_compiler.module import CompiledModule
+from tessera_pack.checkpoint import Checkpoint
+from tessera_pack.weights import pack_weights
+from tessera_runtime.executor.cpu.executor import CpuExecutor
+from tessera_runtime.executor.cpu.memory import zeroed_memory
+from tessera_runtime.executor.interface import StepBatch
+
+Array = NDArray[Any]
+MAX_MODEL_LEN = 160
+
+_USUAL: dict[str, Any] = {
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "vocab_size": 160,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": MAX_MODEL_LEN,
+    "head_dim": 16,
+}
+_RAGGED = {
+    "hidden_size": 66,
+    "intermediate_size": 101,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 1,
+    "head_dim": 22,
+    "vocab_size": 301,
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": {**_USUAL, **_RAGGED},
+    "gemma2": {
+        **_USUAL,
+        "sliding_window": 16,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 3.0,
+    },
+    "gpt2": {
+        **{name: _USUAL[name] for name in ("pad_token_id", "bos_token_id", "eos_token_id", "vocab_size")},
+        "n_embd": 64,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": MAX_MODEL_LEN,
+    },
+    "qwen3": _USUAL,
+    "glm": _USUAL,
+    "cohere": _USUAL,
+}
+"""A ragged Llama (no size is a multiple of anything), softcaps and windows, LayerNorm with biases, per-head norms, and rotary
+embeddings that are partial and interleaved."""
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    """A simplified graph, not to be changed, and random weights for it."""
+
+    name: str
+    module: ModuleOp
+    weights: dict[str, Array]
+    vocab_size: int
+
+    def graph(self) -> ModuleOp:
+        """A copy to compile."""
+        return self.module.clone()
+
+    def options(self, dtype: str, classes: Sequence[str]) -> CompileOptions:
+        return CompileOptions(dtype, MAX_MODEL_LEN, self.vocab_size, max_tokens=128, classes=tuple(classes))
+
+
+@lru_cache(maxsize=None)
+def tiny_model(name: str) -> TinyModel:
+    imported = import_model(AutoConfig.for_model(name, **MODELS[name]))
+    simplify(imported.module)
+    random = np.random.default_rng(list(name.encode()))
+    weights = {}
+    for weight, shape in sorted(imported.weights.items()):
+        values = random.standard_normal(shape) * (0.15 if len(shape) > 1 else 0.2)
+        weights[weight] = (values + (0 if len(shape) > 1 else 1)).astype(np.float32)
+    return TinyModel(name, imported.module, weights, imported.vocab_size)
+
+
+@lru_cache(maxsize=None)
+def compiled(name: str, dtype: str, classes: tuple[str, ...]) -> CompiledModule:
+    model = tiny_model(name)
+    return compile_module(model.graph(), model.options(dtype, classes))
+
+
+def packed_weights(result: CompiledModule, weights: dict[str, Array], folder: Path) -> dict[str, Array]:
+    """The tensors that a package of these weights would hold, where native code may read them."""
+    save_file(weights, folder / "model.safetensors")
+    tensors = {}
+    for tensor in pack_weights(result.weights, Checkpoint(folder)):
+        memory = zeroed_memory(tensor.array.nbytes).view(tensor.array.dtype).reshape(tensor.array.shape)
+        memory[...] = tensor.array
+        tensors[tensor.name] = memory
+    return tensors
+
+
+def open_executor(
+    result: CompiledModule, tensors: dict[str, Array], cpu_class: str, folder: Path, threads: int = 1
+) -> CpuExecutor:
+    target = next(target for target in result.targets if target.name == "cpu")
+    path = folder / f"{cpu_class}.so"
+    if not path.exists():
+        path.write_bytes(target.files[path.name])
+    return CpuExecutor(target.program, path, tensors, threads)
+
+
+def make_batch(
+    tokens: Sequence[tuple[int, int, int]], tables: Any, logit_rows: Sequence[int] | None = None
+) -> StepBatch:
+    """A step of (token id, position, sequence), with the logits of all rows unless said."""
+    ids, positions, sequences = np.array(tokens, np.int32).T
+    rows = range(len(tokens)) if logit_rows is None else logit_rows
+    return StepBatch(
+        np.ascontiguousarray(ids),
+        np.ascontiguousarray(positions),
+        np.ascontiguousarray(sequences),
+        np.ascontiguousarray(np.atleast_2d(np.asarray(tables, np.int32))),
+        np.asarray(rows, np.int32),
+    )
