@@ -12,12 +12,12 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import Builtin, ModuleOp
 from xdsl.dialects.func import Func
 from xdsl.parser import Parser
-from xdsl.printer import Printer
 from xdsl.utils.exceptions import ParseError, VerifyException
 
 from tessera_compiler.errors import InvalidGraph
 from tessera_compiler.graph.dialect import GRAPH
 from tessera_compiler.graph.evaluator import entry_function
+from tessera_compiler.graph.text import ExactPrinter
 from tessera_compiler.module import CompiledModule
 from tessera_compiler.schedule import dialect as schedule
 from tessera_compiler.schedule.passes.choose_numerics import ChooseNumerics
@@ -123,7 +123,7 @@ def _schedules(groups: list[schedule.GroupOp], lowered: LoweredProgram, options:
 def print_ir(module: ModuleOp) -> str:
     """A module in MLIR's generic form; the same module always gives the same text."""
     stream = StringIO()
-    Printer(stream=stream, print_generic_format=True).print_op(module)
+    ExactPrinter(stream=stream, print_generic_format=True).print_op(module)
     return stream.getvalue() + "\n"
 
 
@@ -157,4 +157,3 @@ def dump_to(directory: Path) -> Observer:
         count += 1
 
     return observe
-

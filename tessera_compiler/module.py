@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 class WeightRecipe:
     """How one tensor of the package is made from tensors of the checkpoint.
 
-    The sources are read, each transposed if `transposed`, concatenated along axis 0, and converted to `dtype` in `layout`
-    (docs/spec/program.md, "Layouts of weights"). A tensor with `constant` has no source.
+    The sources are read, each transposed if `transposed`, concatenated along axis 0, and converted to `dtype` in
+    `layout` (docs/spec/program.md, "Layouts of weights"). A tensor with `constant` has no source.
     """
 
     name: str

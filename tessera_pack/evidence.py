@@ -35,7 +35,8 @@ BUDGETS: dict[str, dict[str, float]] = {
     "bf16": {"relative_logit_error": 0.1, "kl": 0.01, "perplexity_delta": 0.01},
     "int8": {"relative_logit_error": 0.5, "kl": 0.1, "perplexity_delta": 0.05},
 }
-"""What a dtype may cost: the largest logit error relative to the largest logit, the mean KL divergence, the relative change of perplexity."""
+"""What a dtype may cost: the largest logit error relative to the largest logit, the mean KL divergence, the relative
+change of perplexity."""
 
 LAYER_TOLERANCE = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.3}
 """The relative error of a layer's output from which on it counts as astray."""
@@ -79,7 +80,9 @@ class _Totals:
 
 
 def collect_evidence(package: Package, checkpoint: Path, progress: Progress) -> Evidence:
-    """Compares a package with the checkpoint it was made from. Raises `EvidenceFailed` beyond the budget of the dtype."""
+    """Compares a package with the checkpoint it was made from. Raises `EvidenceFailed` beyond the budget of
+    the dtype.
+    """
     from tokenizers import Tokenizer
 
     manifest = package.manifest

@@ -9,7 +9,9 @@ AXES = ("tp", "pp", "dp")
 
 
 def parse_mesh(text: str, targets: tuple[str, ...]) -> Mesh:
-    """Reads a mesh; axes that are not named are 1. Raises `MeshInvalid` if it does not parse or a target cannot do it."""
+    """Reads a mesh; axes that are not named are 1. Raises `MeshInvalid` if it does not parse or a target
+    cannot do it.
+    """
     sizes = dict.fromkeys(AXES, 1)
     seen: set[str] = set()
     for part in text.split(","):

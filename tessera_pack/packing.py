@@ -116,24 +116,23 @@ def pack(options: PackOptions, *, progress: Progress) -> PackReport:
         )
     mesh = parse_mesh(options.mesh, options.targets)
     clock = _Clock(progress)
-    with PackageWriter(options.out) as writer:
-        with clock.phase("read"), _resolved(options) as source:
-            checkpoint = Checkpoint(source.directory)
-            clock.next("compile")
-            facts, compiled, names = _compile(source.directory, checkpoint, options)
-            clock.next("write")
-            writer.require_space(_estimate(compiled))
-            _write_compiled(writer, compiled)
-            write_text_files(writer, source.directory)
-            _write_weights(writer, compiled, checkpoint, names, progress)
-            manifest = _manifest(options, mesh, source, facts, compiled, writer)
-            manifest = writer.seal(manifest)
-            if options.verify:
-                clock.next("verify")
-                manifest = _with_evidence(writer, manifest, source.directory, progress)
-            clock.next("publish")
-            size = sum(entry.size for entry in writer.entries)
-            out = writer.publish()
+    with PackageWriter(options.out) as writer, clock.phase("read"), _resolved(options) as source:
+        checkpoint = Checkpoint(source.directory)
+        clock.next("compile")
+        facts, compiled, names = _compile(source.directory, checkpoint, options)
+        clock.next("write")
+        writer.require_space(_estimate(compiled))
+        _write_compiled(writer, compiled)
+        write_text_files(writer, source.directory)
+        _write_weights(writer, compiled, checkpoint, names, progress)
+        manifest = _manifest(options, mesh, source, facts, compiled, writer)
+        manifest = writer.seal(manifest)
+        if options.verify:
+            clock.next("verify")
+            manifest = _with_evidence(writer, manifest, source.directory, progress)
+        clock.next("publish")
+        size = sum(entry.size for entry in writer.entries)
+        out = writer.publish()
     return PackReport(out, manifest, size, clock.seconds)
 
 
@@ -293,7 +292,8 @@ def _manifest(
             max_model_len=limits["max_model_len"],
         ),
         targets=tuple(
-            Target(name=name, abi=each["abi"], classes=tuple(each.get("classes", {}))) for name, each in programs.items()
+            Target(name=name, abi=each["abi"], classes=tuple(each.get("classes", {})))
+            for name, each in programs.items()
         ),
         source=source.manifest,
         tessera_version=_tessera_version(),

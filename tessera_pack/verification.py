@@ -14,7 +14,8 @@ from tessera_runtime.package.reader import open_package
 def verify_numerics(package_path: Path, reference: Path, *, progress: Progress) -> dict[str, object]:
     """Compares a package with the checkpoint it was packed from, or another copy of it; returns the evidence.
 
-    Raises `EvidenceFailed` beyond the budget of the package's dtype, a `CheckpointError` if the folder is no checkpoint of this model.
+    Raises `EvidenceFailed` beyond the budget of the package's dtype, a `CheckpointError` if the folder is no
+    checkpoint of this model.
     """
     package = open_package(package_path, verify="digests")
     if not (reference / "config.json").is_file():

@@ -1,8 +1,8 @@
 """Schedule IR: in which kernels a model is computed, in which element types and layouts, and where buffers lie.
 
-A program is a list of `schedule.group`s: each becomes one kernel launch. The body of a group says what it computes, in ops of Graph IR and the few
-ops below, which make explicit what Graph IR leaves open: rounding, quantization, the KV cache, the layout of weights.
-docs/spec/schedule-ir.md is the page.
+A program is a list of `schedule.group`s: each becomes one kernel launch. The body of a group says what it computes,
+in ops of Graph IR and the few ops below, which make explicit what Graph IR leaves open: rounding, quantization, the
+KV cache, the layout of weights. docs/spec/schedule-ir.md is the page.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def round_to_bfloat16(values: Array) -> Array:
 
 
 class ScheduleOp(GraphOp):
-    """An op that may stand in the body of a group beside those of Graph IR; unlike them it may name other element types than f32."""
+    """An op that may stand in the body of a group beside those of Graph IR; unlike them it may name other element
+    types than f32."""
 
     def verify_(self) -> None:
         operands = [type_of(operand) for operand in self.operands]
@@ -95,7 +96,9 @@ class WeightOp(ScheduleOp):
     FREE_RESULT: ClassVar[bool] = True
 
     @classmethod
-    def infer(cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None) -> tuple[Tensor, ...]:
+    def infer(
+        cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         if result is None or rows_of(result) is not None:
             raise VerifyException(f"a weight has no rows; found {result}.")
         if values["layout"] not in LAYOUTS:
@@ -112,7 +115,9 @@ class RoundOp(ScheduleOp):
     result = result_def(TensorType)
 
     @classmethod
-    def infer(cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None) -> tuple[Tensor, ...]:
+    def infer(
+        cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         (x,) = types
         return (tensor(x.get_shape(), BF16, rows_of(x)),)
 
@@ -129,7 +134,9 @@ class CopyOp(ScheduleOp):
     result = result_def(TensorType)
 
     @classmethod
-    def infer(cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None) -> tuple[Tensor, ...]:
+    def infer(
+        cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         return (types[0],)
 
     def evaluate(self, *operands: Array) -> tuple[Array, ...]:
@@ -151,7 +158,9 @@ class QuantizeOp(ScheduleOp):
     group = attr_def(IntegerAttr)
 
     @classmethod
-    def infer(cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None) -> tuple[Tensor, ...]:
+    def infer(
+        cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         (x,) = types
         groups = (*x.get_shape()[:-1], -(-x.get_shape()[-1] // values["group"]))
         return tensor(x.get_shape(), I8, rows_of(x)), tensor(groups, F32, rows_of(x)), tensor(groups, I32, rows_of(x))
@@ -167,15 +176,16 @@ class QuantizeOp(ScheduleOp):
         with np.errstate(all="ignore"):
             inverse = np.where(largest != 0, np.float32(127) / largest, np.float32(0)).astype(np.float32)
             quantized = np.rint(grouped * inverse).astype(np.int8)
-        total = np.sum(quantized, axis=-1, dtype=np.int32)
+        total = np.asarray(np.sum(quantized, axis=-1, dtype=np.int32))
         scale = (largest * np.float32(1 / 127))[..., 0]
         return quantized.reshape(padded.shape)[..., :width], scale, total
 
 
 @irdl_op_definition
 class MatmulOp(ScheduleOp):
-    """`x @ weight.T` in f32. Operands: x and weight of one of f32·f32, bf16·bf16; or i8·ui8 with the scales and sums of the groups of x
-    and the weight's scales: `sum over groups g of (q_g @ (w_g - 128).T) * scale_g`, times `scales`; the products are exact in i32."""
+    """`x @ weight.T` in f32. Operands: x and weight of one of f32·f32, bf16·bf16; or i8·ui8 with the scales and sums
+    of the groups of x and the weight's scales: `sum over groups g of (q_g @ (w_g - 128).T) * scale_g`, times
+    `scales`; the products are exact in i32."""
 
     name = "schedule.matmul"
     arguments = var_operand_def(TensorType)
@@ -183,7 +193,9 @@ class MatmulOp(ScheduleOp):
     group = opt_attr_def(IntegerAttr)
 
     @classmethod
-    def infer(cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None) -> tuple[Tensor, ...]:
+    def infer(
+        cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         x, weight = types[:2]
         pair = (element_name(x), element_name(weight))
         if (pair, len(types)) not in {(("f32", "f32"), 2), (("bf16", "bf16"), 2), (("i8", "u8"), 5)}:
@@ -221,7 +233,9 @@ class LookupOp(ScheduleOp):
     offset = attr_def(IntegerAttr)
 
     @classmethod
-    def infer(cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None) -> tuple[Tensor, ...]:
+    def infer(
+        cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         ids, table = types[:2]
         if (element_name(table) == "u8") != (len(types) == 3):
             raise VerifyException("a ui8 table comes with its scales, any other without.")
@@ -237,7 +251,9 @@ class LookupOp(ScheduleOp):
 
 @irdl_op_definition
 class CacheWriteOp(ScheduleOp):
-    """Writes each token's key and value to its place in the KV cache of `cache`, rounded to the element type of the cache."""
+    """Writes each token's key and value to its place in the KV cache of `cache`, rounded to the element type
+    of the cache.
+    """
 
     name = "schedule.cache_write"
     x = operand_def(TensorType)
@@ -249,7 +265,9 @@ class CacheWriteOp(ScheduleOp):
     element = attr_def(StringAttr)
 
     @classmethod
-    def infer(cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None) -> tuple[Tensor, ...]:
+    def infer(
+        cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         if values["part"] not in ("key", "value"):
             raise VerifyException(f"the part is key or value; found {values['part']!r}.")
         return ()
@@ -274,7 +292,9 @@ class AttendOp(ScheduleOp):
     element = attr_def(StringAttr)
 
     @classmethod
-    def infer(cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None) -> tuple[Tensor, ...]:
+    def infer(
+        cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         query = types[0]
         _, heads, _ = query.get_shape()
         if heads % values["key_heads"]:
@@ -296,8 +316,9 @@ class YieldOp(IRDLOperation):
 
 @irdl_op_definition
 class GroupOp(IRDLOperation):
-    """One launch. `kind` says how its kernel is built; `barrier`: everything before must have finished; `offsets`: where each result lies in
-    the arena, in bytes per row; `tiles`: the blocking of each CPU class, by number of tokens."""
+    """One launch. `kind` says how its kernel is built; `barrier`: everything before must have finished; `offsets`:
+    where each result lies in the arena, in bytes per row; `tiles`: the blocking of each CPU class, by number of
+    tokens."""
 
     name = "schedule.group"
     inputs = var_operand_def(TensorType)
@@ -312,7 +333,10 @@ class GroupOp(IRDLOperation):
     def __init__(self, kind: str, inputs: Sequence[SSAValue], results: Sequence[Attribute], body: Region | Block):
         region = body if isinstance(body, Region) else Region(body)
         super().__init__(
-            operands=[list(inputs)], result_types=[list(results)], attributes={"kind": StringAttr(kind)}, regions=[region]
+            operands=[list(inputs)],
+            result_types=[list(results)],
+            attributes={"kind": StringAttr(kind)},
+            regions=[region],
         )
 
     @property
@@ -332,7 +356,9 @@ class GroupOp(IRDLOperation):
             raise VerifyException("a group yields exactly its results")
         anchors = [op for op in self.body.block.ops if isinstance(op, MatmulOp | AttendOp)]
         if len(anchors) != (0 if self.kind.data == "rows" else 1):
-            raise VerifyException(f"a group of kind {self.kind.data} has {len(anchors)} products; rows: none, the others: one")
+            raise VerifyException(
+                f"a group of kind {self.kind.data} has {len(anchors)} products; rows: none, the others: one"
+            )
 
 
 GROUP_OPERATIONS: tuple[type[ScheduleOp], ...] = (

@@ -40,7 +40,9 @@ class Cache:
         return self.parts[cache, part][table[places // BLOCK_TOKENS], places % BLOCK_TOKENS]
 
 
-def attend(op: schedule.AttendOp, cache: Cache, query: Array, positions: Array, sequences: Array, tables: Array) -> Array:
+def attend(
+    op: schedule.AttendOp, cache: Cache, query: Array, positions: Array, sequences: Array, tables: Array
+) -> Array:
     values = op.values
     _, heads, _ = query.shape
     shared = heads // values["key_heads"]

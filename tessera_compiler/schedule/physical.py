@@ -25,7 +25,9 @@ def padded_rows(count: int) -> int:
 
 
 def row_elements(type_: Tensor) -> int:
-    """Elements from one row of a buffer to the next: what a row holds, padded as panels are and to whole cache lines."""
+    """Elements from one row of a buffer to the next: what a row holds, padded as panels are and to whole cache
+    lines.
+    """
     count = padded_rows(math.prod(row_shape(type_.get_shape())))
     size = BYTES[element_name(type_)]
     return -(-count * size // LINE) * LINE // size

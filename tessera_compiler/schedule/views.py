@@ -1,4 +1,5 @@
-"""Where the elements of a reshaped, sliced, transposed or broadcast tensor lie in the row of the buffer it was made from."""
+"""Where the elements of a reshaped, sliced, transposed or broadcast tensor lie in the row of the buffer it was made
+from."""
 
 from __future__ import annotations
 

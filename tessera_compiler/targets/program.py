@@ -7,7 +7,7 @@ from typing import Any
 
 from xdsl.dialects.builtin import ModuleOp, StringAttr
 from xdsl.dialects.func import ReturnOp
-from xdsl.ir import BlockArgument, SSAValue
+from xdsl.ir import BlockArgument, Operation, SSAValue
 
 from tessera_compiler.graph import dialect as graph
 from tessera_compiler.graph.evaluator import entry_function
@@ -50,7 +50,7 @@ def describe_program(module: ModuleOp, lowered: LoweredProgram, limits: ProgramL
             weights[op.results[0]] = len(recipes)
             recipes.append(_recipe(op, len(recipes)))
     buffers: dict[SSAValue, int] = {}
-    described = []
+    described: list[dict[str, Any]] = []
     for group in groups:
         assert group.offsets is not None, "memory is planned before a program is described"
         for result, offset in zip(group.results_, group.offsets.data, strict=True):
@@ -78,7 +78,8 @@ def describe_program(module: ModuleOp, lowered: LoweredProgram, limits: ProgramL
             }
         )
         for result, value in zip(group.results_, group.yielded, strict=True):
-            mark = value.owner.attributes.get("layer_output") if not isinstance(value, BlockArgument) else None
+            owner = value.owner
+            mark = owner.attributes.get("layer_output") if isinstance(owner, Operation) else None
             if isinstance(mark, StringAttr):
                 layers.append({"path": mark.data, "end": index + 1, "buffer": buffers[result]})
     end = block.last_op

@@ -1,7 +1,7 @@
 """The scalar functions of Tile IR: what `tile.unary`, `tile.binary`, `tile.compare` and `tile.reduce` can do, as NumPy.
 
-A target implements every name in these tables for the elements listed, within the error budget given: the largest relative
-error, or absolute error where the result is below one, in units of float32's epsilon (2^-23).
+A target implements every name in these tables for the elements listed, within the error budget given: the largest
+relative error, or absolute error where the result is below one, in units of float32's epsilon (2^-23).
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ BINARY: dict[str, Callable[[Array, Array], Array]] = {
     "pow": lambda a, b: np.power(a.astype(np.float64), b.astype(np.float64)).astype(np.float32),
     "and": np.logical_and,
 }
-"""Functions of two arguments of one element: f32 or i32 (`add`, `sub`, `mul`, `maximum`, `minimum`), `and` for i1. All but `pow` (budget 16)
-are exact."""
+"""Functions of two arguments of one element: f32 or i32 (`add`, `sub`, `mul`, `maximum`, `minimum`), `and` for i1.
+All but `pow` (budget 16) are exact."""
 
 COMPARE: dict[str, Callable[[Array, Array], Array]] = {
     "less": np.less,
@@ -101,7 +101,9 @@ COMPARE: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 LANES = 16
-"""Partial results of a row reduction: element c goes to lane c mod 16, then lanes are combined in halves (8, 4, 2, 1)."""
+"""Partial results of a row reduction: element c goes to lane c mod 16, then lanes are combined in halves (8,
+4, 2, 1).
+"""
 
 _IDENTITY = {"sum": 0.0, "max": -math.inf, "min": math.inf}
 _COMBINE: dict[str, Callable[[Array, Array], Array]] = {"sum": np.add, "max": np.maximum, "min": np.minimum}

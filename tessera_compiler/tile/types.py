@@ -1,7 +1,8 @@
 """The types that Tile IR is written in, and what each is in NumPy.
 
-A *tile* is a builtin `vector<RxCxelement>` of static shape; a *buffer* is a builtin `memref` that a kernel is handed; a scalar is an
-`index`. bfloat16 tiles are float32 arrays in NumPy whose values are representable in bfloat16.
+A *tile* is a builtin `vector<RxCxelement>` of static shape; a *buffer* is a builtin `memref` that a kernel is
+handed; a scalar is an `index`. bfloat16 tiles are float32 arrays in NumPy whose values are representable in
+bfloat16.
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Pat
 
 
 @pytest.fixture(scope="session")
-def compiled(saved: Callable[[str], tuple[Path, PreTrainedModel]]) -> Callable[[str, str], Compiled]:
+def compiled(saved: Callable[[str], tuple[Path, PreTrainedModel]]) -> Callable[..., Compiled]:
     @cache
-    def compile_once(kind: str, dtype: str) -> Compiled:
-        return compile_checkpoint(saved(kind)[0], dtype)
+    def compile_once(kind: str, dtype: str, *classes: str) -> Compiled:
+        return compile_checkpoint(saved(kind)[0], dtype, classes)
 
     return compile_once

@@ -92,18 +92,17 @@ class Compiled:
 
 
 def native_class() -> str:
-    """The CPU class that this machine runs best; to compile for one is enough here."""
+    """The CPU class that this machine runs best."""
     return choose_class(
         {name: {"features": entry.required_flags} for name, entry in CPU_CLASSES.items()}, read_processor()
     )
 
 
-def compile_checkpoint(folder: Path, dtype: str) -> Compiled:
+def compile_checkpoint(folder: Path, dtype: str, classes: tuple[str, ...]) -> Compiled:
+    """The checkpoint for the reference, and for these CPU classes, which take most of the time."""
     imported = import_checkpoint(folder)
     simplify(imported.module)
-    compiled = compile_module(
-        imported.module, CompileOptions(dtype, 128, VOCABULARY, max_tokens=64, classes=(native_class(),))
-    )
+    compiled = compile_module(imported.module, CompileOptions(dtype, 128, VOCABULARY, max_tokens=64, classes=classes))
     checkpoint = Checkpoint(folder)
     names = resolve_weight_names(imported.weights, checkpoint.names(), imported.base_prefix, imported.aliases)
     weights = {tensor.name: _aligned(tensor.array) for tensor in pack_weights(compiled.weights, checkpoint, names)}

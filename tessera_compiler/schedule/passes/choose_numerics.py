@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from xdsl.dialects.builtin import FunctionType, ModuleOp
 from xdsl.ir import Attribute, Block, Operation, SSAValue
@@ -19,16 +20,17 @@ _ELEMENT_OF_TABLES = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}
 _ELEMENT_OF_CACHE = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}
 
 ACTIVATION_GROUP = 64
-"""Columns of a row that share a scale when it is quantized. One scale a row costs SmolLM2 3.5% of perplexity, groups of 64 cost 0.6%, groups of
-32 cost 0.5% and twice the conversions."""
+"""Columns of a row that share a scale when it is quantized. One scale a row costs SmolLM2 3.5% of perplexity, groups
+of 64 cost 0.6%, groups of 32 cost 0.5% and twice the conversions."""
 
 
 @dataclass(frozen=True)
 class ChooseNumerics:
-    """linear(x, w, b) --> add(matmul(x', w'), b), where x' is x itself (`fp32`), rounded (`bf16`) or quantized on the fly (`int8`).
+    """linear(x, w, b) --> add(matmul(x', w'), b), where x' is x itself (`fp32`), rounded (`bf16`) or quantized on
+    the fly (`int8`).
 
-    embedding --> lookup, in the tensor of the head if the two are tied; attention --> cache_write of key and value, then attend.
-    Everything else stays in float32. Linear maps of the same x share one x'.
+    embedding --> lookup, in the tensor of the head if the two are tied; attention --> cache_write of key and value,
+    then attend. Everything else stays in float32. Linear maps of the same x share one x'.
     """
 
     dtype: str
@@ -137,7 +139,9 @@ class _Rewrite:
     def _embedding(self, op: graph.EmbeddingOp) -> None:
         owner = op.table.owner
         if not isinstance(owner, graph.WeightOp):
-            raise UnsupportedOperation("an embedding needs a table of the checkpoint as it is; found one that is computed.")
+            raise UnsupportedOperation(
+                "an embedding needs a table of the checkpoint as it is; found one that is computed."
+            )
         if owner.weight_name.data in self.matrices:
             table = self._panels(owner)
         else:
@@ -150,7 +154,7 @@ class _Rewrite:
         _, key_heads, _ = type_of(op.key).get_shape()
         value_dim = type_of(op.value).get_shape()[2]
         where = (self.positions, self.sequences, self.block_tables)
-        common = {"cache": self.caches, "element": _ELEMENT_OF_CACHE[self.dtype], "module": op.module}
+        common: dict[str, Any] = {"cache": self.caches, "element": _ELEMENT_OF_CACHE[self.dtype], "module": op.module}
         self.caches += 1
         key = schedule.CacheWriteOp.make(op.key, *where, part="key", **common)
         value = schedule.CacheWriteOp.make(op.value, *where, part="value", **common)
@@ -176,5 +180,3 @@ def _carry_marks(old: Operation, new: Operation) -> None:
     mark = old.attributes.get("layer_output")
     if mark is not None:
         new.attributes["layer_output"] = mark
-
-

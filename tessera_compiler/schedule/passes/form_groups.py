@@ -42,9 +42,10 @@ class _Group:
 class FormGroups:
     """op; op; … --> group { op; op }; …
 
-    Ops over the same rows are fused along their uses as long as the groups stay in an order that respects every dependency. What follows
-    a matmul element by element joins it. Views (reshape, slice, transpose, broadcast) cost nothing: they become part of
-    how a group addresses its inputs. Ops on weights alone are computed again wherever they are used.
+    Ops over the same rows are fused along their uses as long as the groups stay in an order that respects every
+    dependency. What follows a matmul element by element joins it. Views (reshape, slice, transpose, broadcast) cost
+    nothing: they become part of how a group addresses its inputs. Ops on weights alone are computed again wherever
+    they are used.
     """
 
     def apply(self, module: ModuleOp) -> None:
@@ -84,7 +85,11 @@ def _view(value: SSAValue) -> View | None:
 def _materialize_views(block: Block) -> None:
     """Puts a copy before every view that strides cannot describe."""
     for op in list(block.ops):
-        if isinstance(op, VIEW_OPERATIONS) and rows_of(type_of(op.results[0])) is not None and _view(op.results[0]) is None:
+        if (
+            isinstance(op, VIEW_OPERATIONS)
+            and rows_of(type_of(op.results[0])) is not None
+            and _view(op.results[0]) is None
+        ):
             copy = schedule.CopyOp.make(op.operands[0], module=op.attributes.get("module"))
             Rewriter.insert_op(copy, InsertPoint.before(op))
             op.operands[0] = copy.result
@@ -106,14 +111,22 @@ def _assign(block: Block) -> list[_Group]:
     groups: list[_Group] = []
     group_of: dict[Operation, int] = {}
     for op in block.ops:
-        if isinstance(op, (ReturnOp, schedule.WeightOp, *VIEW_OPERATIONS)) or (op.results and _no_kernel(op.results[0])):
+        if isinstance(op, (ReturnOp, schedule.WeightOp, *VIEW_OPERATIONS)) or (
+            op.results and _no_kernel(op.results[0])
+        ):
             continue
         latest, direct = _latest_producer(op, group_of)
         if direct and _may_join(op, groups[latest]):
             index = latest
         else:
             index = len(groups)
-            kind = "linear" if isinstance(op, schedule.MatmulOp) else "attention" if isinstance(op, schedule.AttendOp) else "rows"
+            kind = (
+                "linear"
+                if isinstance(op, schedule.MatmulOp)
+                else "attention"
+                if isinstance(op, schedule.AttendOp)
+                else "rows"
+            )
             groups.append(_Group(kind, _space(op)))
         groups[index].operations.append(op)
         group_of[op] = index

@@ -20,7 +20,9 @@ class MarkLayers:
         last: dict[str, Operation] = {}
         for op in entry_function(module).body.block.ops:
             path = self._layer(op)
-            if path is not None and any(self._layer(use.operation) != path for result in op.results for use in result.uses):
+            if path is not None and any(
+                self._layer(use.operation) != path for result in op.results for use in result.uses
+            ):
                 last[path] = op
         for path, op in last.items():
             op.attributes["layer_output"] = StringAttr(path)

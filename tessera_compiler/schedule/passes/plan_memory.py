@@ -17,10 +17,11 @@ from tessera_compiler.schedule.physical import row_bytes
 
 @dataclass(frozen=True)
 class PlanMemory:
-    """Values whose lifetimes (in phases) overlap get disjoint places; the largest are placed first, each as low as it fits.
+    """Values whose lifetimes (in phases) overlap get disjoint places; the largest are placed first, each as
+    low as it fits.
 
-    Offsets are in bytes per row: the arena has one region for values with a row per token, then one for those with a row per
-    wanted logit. Places are shared between phases only, because launches of one phase run at the same time.
+    Offsets are in bytes per row: the arena has one region for values with a row per token, then one for those with a
+    row per wanted logit. Places are shared between phases only, because launches of one phase run at the same time.
     """
 
     def apply(self, module: ModuleOp) -> None:

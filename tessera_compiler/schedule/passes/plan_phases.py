@@ -13,7 +13,9 @@ from tessera_compiler.schedule import dialect as schedule
 
 @dataclass(frozen=True)
 class PlanPhases:
-    """A group that reads a buffer or a cache written since the last barrier gets a barrier; the others run alongside."""
+    """A group that reads a buffer or a cache written since the last barrier gets a barrier; the others run
+    alongside.
+    """
 
     def apply(self, module: ModuleOp) -> None:
         written: set[object] = set()

@@ -18,7 +18,8 @@ ANY_TOKENS = 0
 
 @dataclass(frozen=True)
 class Blocking:
-    """For steps of at most `max_tokens` rows (0: any), one instance computes `rows` tokens by `panels` times sixteen outputs."""
+    """For steps of at most `max_tokens` rows (0: any), one instance computes `rows` tokens by `panels` times sixteen
+    outputs."""
 
     max_tokens: int
     rows: int
@@ -42,7 +43,9 @@ _DEFAULTS: dict[tuple[str, str], tuple[Blocking, ...]] = {
 
 
 def default_blocking(cpu_class: str, element: str, outputs: int) -> tuple[Blocking, ...]:
-    """A blocking that fits the registers of a class; panels are taken down until they divide the panels that there are."""
+    """A blocking that fits the registers of a class; panels are taken down until they divide the panels that
+    there are.
+    """
     panels = padded_rows(outputs) // 16
     fitted = []
     for choice in _DEFAULTS[cpu_class, element]:
@@ -58,7 +61,8 @@ def schedule_key(cpu_class: str, element: str, outputs: int, depth: int) -> str:
 
 @dataclass(frozen=True)
 class PlanTiles:
-    """group "linear" --> group "linear" with `tiles`: from `tuned` (see `schedule_key`) where it has an entry, else a safe default."""
+    """group "linear" --> group "linear" with `tiles`: from `tuned` (see `schedule_key`) where it has an entry, else
+    a safe default."""
 
     classes: tuple[str, ...]
     tuned: Mapping[str, tuple[Blocking, ...]] = field(default_factory=dict)
@@ -81,9 +85,7 @@ class PlanTiles:
 
 
 def _as_attribute(blockings: tuple[Blocking, ...]) -> ArrayAttr[ArrayAttr[IntegerAttr]]:  # type: ignore[type-arg]
-    return ArrayAttr(
-        [ArrayAttr([IntegerAttr(n, i64) for n in (b.max_tokens, b.rows, b.panels)]) for b in blockings]
-    )
+    return ArrayAttr([ArrayAttr([IntegerAttr(n, i64) for n in (b.max_tokens, b.rows, b.panels)]) for b in blockings])
 
 
 def blockings_of(group: schedule.GroupOp, cpu_class: str) -> tuple[Blocking, ...]:

@@ -1,7 +1,8 @@
 """Lowers `tile.dot`: register-blocked outer products, `k` ascending for every element of the result.
 
-With a packed right operand one step of the loop reads 64 bytes of each panel: 16 outputs by one f32, two bf16 or four u8 of `k`,
-and multiplies them with 4 bytes of each left row, broadcast. Which instruction does so is all that differs between CPU classes.
+With a packed right operand one step of the loop reads 64 bytes of each panel: 16 outputs by one f32, two bf16 or
+four u8 of `k`, and multiplies them with 4 bytes of each left row, broadcast. Which instruction does so is all that
+differs between CPU classes.
 """
 
 from __future__ import annotations
@@ -109,12 +110,12 @@ class DotLowering:
         pair = (element_name(operation.left.type), element_name(operation.right.type))
         multiply = self._multiplier(pair)
         accumulator = self._start(operation)
-        partial = [
-            [self._emission.allocate(multiply.kind, multiply.parts) for _ in range(panels)] for _ in range(rows)
-        ]
+        partial = [[self._emission.allocate(multiply.kind, multiply.parts) for _ in range(panels)] for _ in range(rows)]
         for row in range(rows):
             for panel in range(panels):
-                start = self._emission.load(kernel.slot(accumulator, row, panel * LANES), vector(accumulator.element), 4)
+                start = self._emission.load(
+                    kernel.slot(accumulator, row, panel * LANES), vector(accumulator.element), 4
+                )
                 multiply.begin(partial[row][panel], start)
 
         first = builder.udiv(kernel.scalars[load.n0], i64(LANES))
@@ -136,7 +137,8 @@ class DotLowering:
                 step = builder.add(group, i64(extra)) if extra else group
                 at = builder.mul(step, i64(64))
                 loaded = [
-                    self._emission.load(builder.gep(start, [at], True, source_etype=I8), BYTES_64, 64) for start in starts
+                    self._emission.load(builder.gep(start, [at], True, source_etype=I8), BYTES_64, 64)
+                    for start in starts
                 ]
                 for row in range(rows):
                     where = builder.gep(lefts[row], [builder.mul(step, i64(4))], True, source_etype=I8)
@@ -207,7 +209,9 @@ class Multiplier:
 
     def multiply(self, so_far: ir.Value, weights: ir.Value, left: ir.Value) -> ir.Value:
         b = self._builder
-        return self._emission.fma(self._emission.splat(b.bitcast(left, FLOAT)), b.bitcast(weights, vector("f32")), so_far)
+        return self._emission.fma(
+            self._emission.splat(b.bitcast(left, FLOAT)), b.bitcast(weights, vector("f32")), so_far
+        )
 
 
 class WidenedBfloat16(Multiplier):
@@ -312,7 +316,8 @@ class ArmMixedDot(Multiplier):
 
     def end(self, memory: ir.Value) -> ir.Value:
         parts = [
-            self._emission.load(self._emission.element(memory, self.kind, part), self.kind, 4) for part in range(self.parts)
+            self._emission.load(self._emission.element(memory, self.kind, part), self.kind, 4)
+            for part in range(self.parts)
         ]
         low = self._emission.shuffle(parts[0], list(range(8)), parts[1])
         high = self._emission.shuffle(parts[2], list(range(8)), parts[3])

@@ -1,7 +1,7 @@
 """Small helpers over llvmlite's IR builder that the lowering of Tile IR is written with.
 
-All vectors have sixteen lanes on every CPU class: LLVM splits them into what the registers hold. So the order of every
-reduction, and with it every bit of the result, is the same on all classes.
+All vectors have sixteen lanes on every CPU class: LLVM splits them into what the registers hold. So the order of
+every reduction, and with it every bit of the result, is the same on all classes.
 """
 
 from __future__ import annotations
@@ -183,5 +183,3 @@ class Emission:
         is_nan = b.fcmp_unordered("uno", value, value)
         kept = b.select(is_nan, constant(0x7FC0), rounded)
         return b.trunc(kept, vector("bf16"))
-
-

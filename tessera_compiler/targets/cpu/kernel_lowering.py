@@ -1,8 +1,10 @@
-"""Lowers one Tile IR kernel to an LLVM function `void (buffers…, T, L, W, first, last)` that runs instances first..last-1.
+"""Lowers one Tile IR kernel to an LLVM function `void (buffers…, T, L, W, first, last)` that runs instances
+first..last-1.
 
-Tiles are evaluated lazily, sixteen columns at a time, where they are consumed: a chain of elementwise ops between a load and a
-store is one loop with no memory in between. A tile is kept in stack memory (which LLVM promotes to registers when it is small) only when it is
-carried by a loop, accumulated by a dot, read element by element by one, or costly and used twice.
+Tiles are evaluated lazily, sixteen columns at a time, where they are consumed: a chain of elementwise ops between a
+load and a store is one loop with no memory in between. A tile is kept in stack memory (which LLVM promotes to
+registers when it is small) only when it is carried by a loop, accumulated by a dot, read element by element by one,
+or costly and used twice.
 
 Instances are numbered with the first grid axis fastest.
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from llvmlite import ir
 from xdsl.dialects.builtin import MemRefType, VectorType
@@ -25,7 +28,7 @@ from tessera_compiler.tile import dialect
 from tessera_compiler.tile.functions import EXPENSIVE
 from tessera_compiler.tile.types import element_name, shape_of
 
-Position = int | ir.Value
+Position: TypeAlias = int | ir.Value
 """A row or a column: known at compile time, or an i64."""
 
 UNROLLED_CHUNKS = 8
@@ -175,7 +178,9 @@ class _KernelEmitter:
             return True
         if isinstance(operation, dialect.BinaryOp) and operation.function.data == "pow":
             return True
-        if isinstance(operation, dialect.UnaryOp | dialect.BinaryOp | dialect.SelectOp | dialect.CastOp | dialect.CompareOp):
+        if isinstance(
+            operation, dialect.UnaryOp | dialect.BinaryOp | dialect.SelectOp | dialect.CastOp | dialect.CompareOp
+        ):
             return any(self._is_expensive(operand) for operand in operation.operands)
         return False
 
@@ -192,7 +197,9 @@ class _KernelEmitter:
             return self.emission.element(stored.memory, kind, row * stored.chunks + column // LANES)
         row_value = i64(row) if isinstance(row, int) else row
         chunk = i64(column // LANES) if isinstance(column, int) else builder.udiv(column, i64(LANES))
-        return self.emission.element(stored.memory, kind, builder.add(builder.mul(row_value, i64(stored.chunks)), chunk))
+        return self.emission.element(
+            stored.memory, kind, builder.add(builder.mul(row_value, i64(stored.chunks)), chunk)
+        )
 
     def _fill(self, stored: Stored, value: SSAValue) -> None:
         """Evaluates a tile into stack memory."""
@@ -232,8 +239,8 @@ class _KernelEmitter:
     # Values
 
     def chunk(self, value: SSAValue, row: Position, column: Position, lanes: int = LANES) -> ir.Value:
-        """Sixteen elements of a tile from (row, column) on; a tile with one row or one column is broadcast. Lanes past `lanes` are
-        undefined but never fault."""
+        """Sixteen elements of a tile from (row, column) on; a tile with one row or one column is broadcast. Lanes
+        past `lanes` are undefined but never fault."""
         rows, columns = shape_of(value.type)
         if rows == 1:
             row = 0
@@ -289,7 +296,9 @@ class _KernelEmitter:
         base = self.emission.splat(builder.trunc(start, ir.IntType(32)))
         if shape_of(operation.result.type)[1] == 1:
             return base
-        return builder.add(base, ir.Constant(vector("i32"), [ir.Constant(ir.IntType(32), lane) for lane in range(LANES)]))
+        return builder.add(
+            base, ir.Constant(vector("i32"), [ir.Constant(ir.IntType(32), lane) for lane in range(LANES)])
+        )
 
     # Memory
 

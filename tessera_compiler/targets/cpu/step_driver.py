@@ -12,7 +12,8 @@ from tessera_compiler.tile import dialect as tile
 from tessera_compiler.tile.lowering.lower import LoweredProgram, Variant
 
 CLAIMS_PER_THREAD = 4
-"""Into how many portions a thread's share of a launch is cut: a disturbed thread leaves the rest of its share to the others."""
+"""Into how many portions a thread's share of a launch is cut: a disturbed thread leaves the rest of its share to the
+others."""
 
 I8 = ir.IntType(8)
 
@@ -96,7 +97,8 @@ class StepDriver:
         context, index = function.args[:2]
         builder = ir.IRBuilder(function.append_basic_block("entry"))
         sizes = [
-            self._protocol.load(builder, context, field) for field in ("tokens", "logit_count", "table_width", "threads")
+            self._protocol.load(builder, context, field)
+            for field in ("tokens", "logit_count", "table_width", "threads")
         ]
         rows = sizes[1] if any(str(e).startswith("L") for e in variants[0].kernel.grid_entries) else sizes[0]
         for variant in variants:

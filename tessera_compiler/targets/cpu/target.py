@@ -19,15 +19,20 @@ from tessera_compiler.tile.lowering.lower import LoweredGroup, LoweredProgram
 CLASSES = tuple(CPU_CLASSES)
 
 
-def compile_cpu(description: dict[str, Any], lowered: LoweredProgram, classes: tuple[str, ...] = CLASSES) -> CompiledTarget:
+def compile_cpu(
+    description: dict[str, Any], lowered: LoweredProgram, classes: tuple[str, ...] = CLASSES
+) -> CompiledTarget:
     texts = {name: emit_module(description, lowered, CPU_CLASSES[name]) for name in classes}
     with ThreadPoolExecutor() as pool:
-        objects = dict(zip(classes, pool.map(lambda name: compile_ir(texts[name], CPU_CLASSES[name]), classes), strict=True))
+        objects = dict(
+            zip(classes, pool.map(lambda name: compile_ir(texts[name], CPU_CLASSES[name]), classes), strict=True)
+        )
     program = dict(description)
     program["target"] = "cpu"
     program["exports"] = list(EXPORTS)
     program["groups"] = {
-        name: {"kind": group.kind, "tuned": group.tuned, "source": group.source} for name, group in lowered.groups.items()
+        name: {"kind": group.kind, "tuned": group.tuned, "source": group.source}
+        for name, group in lowered.groups.items()
     }
     program["classes"] = {
         name: {

@@ -32,7 +32,8 @@ def compile_reference(
 
 
 def _describe(group: schedule.GroupOp) -> dict[str, Any]:
-    """`body` is a list of `{op, operands, attributes, shapes}`; values are numbered: inputs first, then results in order.
+    """`body` is a list of `{op, operands, attributes, shapes}`; values are numbered: inputs first, then
+    results in order.
 
     In `shapes`, the dynamic first axis is null.
     """

@@ -1,7 +1,8 @@
-"""Lowers groups of kind `attention`: one token and some of the query heads that share a KV head, over the blocks of its context.
+"""Lowers groups of kind `attention`: one token and some of the query heads that share a KV head, over the blocks of
+its context.
 
-Blocks are counted from position 0 (or from the first that the window reaches), whatever else is in the step; so a token's result does
-not depend on how its context came to be.
+Blocks are counted from position 0 (or from the first that the window reaches), whatever else is in the step; so a
+token's result does not depend on how its context came to be.
 """
 
 from __future__ import annotations

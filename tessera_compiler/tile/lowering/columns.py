@@ -1,22 +1,26 @@
 """A value of one row, as a function of the columns that are asked for.
 
-Row kernels are written by asking: a store asks for the columns of its value, which asks its operands, down to loads. A value that is
-put together from pieces (rotary embeddings, concatenation) says where its pieces meet, and is asked for one piece at a time.
+Row kernels are written by asking: a store asks for the columns of its value, which asks its operands, down to loads.
+A value that is put together from pieces (rotary embeddings, concatenation) says where its pieces meet, and is asked
+for one piece at a time.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from xdsl.ir import SSAValue
 
 from tessera_compiler.errors import UnsupportedOperation
 
 
-class Segment(NamedTuple):
-    """Columns start, start + step, … (count of them). Inside a loop over columns the start is an index, and step is 1."""
+@dataclass(frozen=True)
+class Segment:
+    """Columns start, start + step, … (count of them). Inside a loop over columns the start is an index, and
+    step is 1.
+    """
 
     start: int | SSAValue
     count: int
@@ -64,11 +68,13 @@ def common_segments(width: int, values: Sequence[Columns]) -> tuple[Segment, ...
                 interleaved.add((start, start + 2 * count))
     for first, last in interleaved:
         if any(first < cut < last for cut in cuts):
-            raise UnsupportedOperation("rows that are cut in two different ways cannot be computed in one kernel. Report the model.")
+            raise UnsupportedOperation(
+                "rows that are cut in two different ways cannot be computed in one kernel. Report the model."
+            )
         cuts |= {first, last}
     segments = []
     edges = sorted(cuts)
-    for first, last in zip(edges, edges[1:], strict=False):
+    for first, last in itertools.pairwise(edges):
         if (first, last) in interleaved:
             segments += [Segment(first, (last - first) // 2, 2), Segment(first + 1, (last - first) // 2, 2)]
         else:

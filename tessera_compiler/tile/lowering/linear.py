@@ -1,4 +1,5 @@
-"""Lowers groups of kind `linear`: a block of tokens by a block of outputs, all of k, then what follows element by element."""
+"""Lowers groups of kind `linear`: a block of tokens by a block of outputs, all of k, then what follows element by
+element."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ from xdsl.ir import BlockArgument, SSAValue
 from tessera_compiler.graph import dialect as graph
 from tessera_compiler.graph.types import rows_of, type_of
 from tessera_compiler.schedule import dialect as schedule
-from tessera_compiler.schedule.physical import PACKED
 from tessera_compiler.schedule.passes.plan_tiles import Blocking
+from tessera_compiler.schedule.physical import PACKED
 from tessera_compiler.schedule.views import VIEW_OPERATIONS
 from tessera_compiler.tile import dialect as tile
 from tessera_compiler.tile.builder import KernelBuilder
@@ -20,7 +21,7 @@ from tessera_compiler.tile.lowering.elementwise import emit_elementwise, scalar
 
 def lower_linear(group: schedule.GroupOp, arguments: GroupArguments, symbol: str, blocking: Blocking) -> tile.KernelOp:
     product = next(op for op in group.body.block.ops if isinstance(op, schedule.MatmulOp))
-    rows = rows_of(type_of(product.result))
+    rows = rows_of(type_of(product.result)) or "T"
     weight = product.arguments[1]
     assert isinstance(weight, BlockArgument)
     panels, groups, _, packed = arguments.buffers[weight.index].get_shape()
@@ -59,9 +60,13 @@ def lower_linear(group: schedule.GroupOp, arguments: GroupArguments, symbol: str
             packed_weight = builder.buffers[weight.index]
             if len(op.arguments) == 2:
                 left = load_rows(op.arguments[0], zero, depth)
-                values[op.result] = builder.dot(left, builder.load_packed(packed_weight, first_output, zero, (depth, width)))
+                values[op.result] = builder.dot(
+                    left, builder.load_packed(packed_weight, first_output, zero, (depth, width))
+                )
             else:
-                sums = _quantized_product(builder, op, depth, (block_rows, width), load_rows, packed_weight, first_output)
+                sums = _quantized_product(
+                    builder, op, depth, (block_rows, width), load_rows, packed_weight, first_output
+                )
                 values[op.result] = builder.binary("mul", sums, load_outputs(op.arguments[4]))
         else:
             for operand in op.operands:
@@ -90,12 +95,15 @@ def _quantized_product(
     group = op.group.value.data
 
     def add_group(number: SSAValue, start: SSAValue, count: int, sums: SSAValue) -> SSAValue:
-        # Weights are stored from 0 to 255: what that adds to the product is known from the row alone, and is where it starts.
+        # Weights are stored from 0 to 255: what that adds to the product is known from the row alone, and is where it
+        # starts.
         offset = builder.binary("mul", load_rows(total, number, 1), -schedule.ZERO_POINT)
         start_value = builder.binary("add", builder.full(0, shape, "i32"), offset)
         right = builder.load_packed(weight, first_output, start, (count, shape[1]))
         exact = builder.dot(load_rows(x, start, count), right, start_value)
-        return builder.binary("add", sums, builder.binary("mul", builder.cast(exact, "f32"), load_rows(scale, number, 1)))
+        return builder.binary(
+            "add", sums, builder.binary("mul", builder.cast(exact, "f32"), load_rows(scale, number, 1))
+        )
 
     def body(number: SSAValue, carried: list[SSAValue]) -> list[SSAValue]:
         return [add_group(number, builder.index("mul", number, group), group, carried[0])]

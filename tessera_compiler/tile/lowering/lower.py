@@ -68,7 +68,11 @@ def lower_groups(groups: list[schedule.GroupOp], classes: tuple[str, ...]) -> Lo
             name = f"{kind}_{sum(1 for other in lowered.values() if other.kind == kind)}"
             by_key[key] = name
             lowered[name] = LoweredGroup(
-                name, kind, kind != "linear" or group.tuned is not None, _source(group), _variants(group, arguments, name, classes)
+                name,
+                kind,
+                kind != "linear" or group.tuned is not None,
+                _source(group),
+                _variants(group, arguments, name, classes),
             )
         names.append(by_key[key])
         all_arguments.append(arguments)
@@ -110,7 +114,9 @@ def _structure(group: schedule.GroupOp, arguments: GroupArguments) -> object:
         numbers[argument] = len(numbers)
     body = []
     for op in group.body.block.ops:
-        body.append((op.name, _attributes(op), tuple(numbers[v] for v in op.operands), tuple(str(r.type) for r in op.results)))
+        body.append(
+            (op.name, _attributes(op), tuple(numbers[v] for v in op.operands), tuple(str(r.type) for r in op.results))
+        )
         for result in op.results:
             numbers[result] = len(numbers)
     buffers = tuple(str(buffer) for buffer in arguments.buffers)

@@ -1,4 +1,6 @@
-"""Lowers groups of kind `rows`: one instance computes one row of the last axis, for each token and each index between."""
+"""Lowers groups of kind `rows`: one instance computes one row of the last axis, for each token and each index
+between.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,11 @@ from tessera_compiler.tile.lowering.context import BLOCK_TOKENS, GroupArguments,
 from tessera_compiler.tile.lowering.elementwise import emit_elementwise, is_elementwise, scalar
 from tessera_compiler.tile.types import element_name
 
-_REDUCTIONS = {graph.ReduceSumOp: "sum", graph.ReduceMeanOp: "sum", graph.ReduceMaxOp: "max"}
+_REDUCTIONS: dict[type[Operation], str] = {
+    graph.ReduceSumOp: "sum",
+    graph.ReduceMeanOp: "sum",
+    graph.ReduceMaxOp: "max",
+}
 
 
 def lower_rows(group: schedule.GroupOp, arguments: GroupArguments, symbol: str) -> tile.KernelOp:
@@ -55,7 +61,9 @@ class _RowsLowering:
             if isinstance(value, BlockArgument) or isinstance(value.owner, VIEW_OPERATIONS):
                 self._values[value] = self._outside(value, self._row)
             else:
-                raise UnsupportedOperation(f"{value.owner} stands in a row kernel, which cannot compute it. Report the model.")
+                raise UnsupportedOperation(
+                    f"{value.owner} stands in a row kernel, which cannot compute it. Report the model."
+                )
         return self._values[value]
 
     def _outside(self, value: SSAValue, row: SSAValue) -> Columns:
@@ -82,7 +90,9 @@ class _RowsLowering:
         place = self._builder.constant(view.offset)
         for axis, (size, stride) in enumerate(zip(view.shape[:-1], view.strides[:-1], strict=True)):
             if size != 1 and stride:
-                place = self._builder.index("add", self._builder.index("mul", self._indices[lead + axis], stride), place)
+                place = self._builder.index(
+                    "add", self._builder.index("mul", self._indices[lead + axis], stride), place
+                )
         return place
 
     def _static(self, value: SSAValue) -> Columns:
@@ -182,7 +192,9 @@ class _RowsLowering:
             if result is None:
                 result = part
             else:
-                result = self._builder.binary({"sum": "add", "max": "maximum", "min": "minimum"}[function], result, part)
+                result = self._builder.binary(
+                    {"sum": "add", "max": "maximum", "min": "minimum"}[function], result, part
+                )
         assert result is not None
         return result
 
@@ -200,18 +212,22 @@ class _RowsLowering:
         result = self._scaled_to_unit(x, op.values["eps"])
         if op.weight is None:
             return result
-        weight = self._columns(op.weight)
-        offset = op.values["weight_offset"]
-        if offset:
-            shift = self._builder.full(offset)
-            weight = self._binary("add", weight, Columns(1, lambda _: shift))
-        return self._binary("mul", result, weight)
+        return self._binary("mul", result, self._with_offset(self._columns(op.weight), op.values["weight_offset"]))
+
+    def _with_offset(self, weight: Columns, offset: float) -> Columns:
+        if not offset:
+            return weight
+        shift = self._builder.full(offset)
+        return self._binary("add", weight, Columns(1, lambda _: shift))
 
     def _layer_norm(self, op: graph.LayerNormOp, x: Columns) -> Columns:
         centred = self._binary("sub", x, self._mean(x))
         result = self._scaled_to_unit(centred, op.values["eps"])
         for function, parameter in zip(("mul", "add"), op.parameters, strict=False):
-            result = self._binary(function, result, self._columns(parameter))
+            columns = self._columns(parameter)
+            if function == "mul":
+                columns = self._with_offset(columns, op.values["weight_offset"])
+            result = self._binary(function, result, columns)
         return result
 
     def _softmax(self, x: Columns) -> Columns:
@@ -260,7 +276,9 @@ class _RowsLowering:
 
     def _concat(self, op: graph.ConcatOp) -> Columns:
         if op.values["axis"] != len(type_of(op.result).get_shape()) - 1:
-            raise UnsupportedOperation("concatenation along another axis than the last is not lowered. Report the model.")
+            raise UnsupportedOperation(
+                "concatenation along another axis than the last is not lowered. Report the model."
+            )
         parts = [self._columns(part) for part in op.parts]
         starts = [sum(part.width for part in parts[:index]) for index in range(len(parts))]
         segments = tuple(
@@ -345,7 +363,9 @@ class _RowsLowering:
         if value in self._stored:
             return
         columns = self._columns(value)
-        start = self._place(View.contiguous(row_shape(type_.get_shape())) if len(type_.get_shape()) > 1 else View((1,), (1,)))
+        start = self._place(
+            View.contiguous(row_shape(type_.get_shape())) if len(type_.get_shape()) > 1 else View((1,), (1,))
+        )
         for segment in columns.segments:
             column = self._shifted(start, segment)
             builder.store(columns.take(segment), buffer, self._row, column, lane_step=segment.step)
@@ -366,7 +386,9 @@ class _RowsLowering:
         buffer = builder.buffers[self._arguments.cache_parameter(part, cache)]
         position = builder.load_index(self._group_input(op.positions), self._row)
         sequence = builder.load_index(self._group_input(op.sequences), self._row)
-        entry = builder.index("add", builder.index("mul", sequence, builder.table_width), builder.index("div", position, BLOCK_TOKENS))
+        entry = builder.index(
+            "add", builder.index("mul", sequence, builder.table_width), builder.index("div", position, BLOCK_TOKENS)
+        )
         block = builder.load_index(self._group_input(op.block_tables), entry)
         slot = builder.index("rem", position, BLOCK_TOKENS)
         columns = self._columns(op.x)

@@ -1,0 +1,253 @@
+"""The ops of Tile IR that make tiles of tiles: elementwise functions, reductions, products."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from xdsl.dialects.builtin import FloatAttr, IndexType, IntegerAttr, StringAttr, VectorType
+from xdsl.ir import Attribute, SSAValue
+from xdsl.irdl import attr_def, irdl_op_definition, operand_def, result_def
+from xdsl.utils.exceptions import VerifyException
+
+from tessera_compiler.tile import functions
+from tessera_compiler.tile.base import Array, TileOperation, broadcast_shape, integer
+from tessera_compiler.tile.types import element_name, numpy_dtype, round_to_bfloat16, shape_of, tile_type
+
+
+@irdl_op_definition
+class FullOp(TileOperation):
+    """A tile whose elements are all one constant."""
+
+    name = "tile.full"
+    value = attr_def(Attribute)
+    result = result_def(VectorType)
+
+    def __init__(self, value: float | int, shape: tuple[int, int], element: str):
+        attribute: Attribute = FloatAttr(float(value), 64) if element in ("f32", "bf16") else integer(int(value))
+        super().__init__(attributes={"value": attribute}, result_types=[tile_type(*shape, element)])
+
+    @property
+    def constant(self) -> float | int:
+        assert isinstance(self.value, FloatAttr | IntegerAttr)
+        return self.value.value.data
+
+    def evaluate(self) -> tuple[Array]:
+        dtype = numpy_dtype(element_name(self.result.type))
+        return (np.full(shape_of(self.result.type), self.constant, dtype=dtype),)
+
+
+@irdl_op_definition
+class IotaOp(TileOperation):
+    """start + 0, 1, 2, … along the columns (axis 1) or the rows (axis 0), as i32."""
+
+    name = "tile.iota"
+    start = operand_def(IndexType)
+    axis = attr_def(IntegerAttr)
+    result = result_def(VectorType)
+
+    def __init__(self, start: SSAValue, count: int, axis: int = 1):
+        shape = (1, count) if axis == 1 else (count, 1)
+        super().__init__(operands=[start], attributes={"axis": integer(axis)}, result_types=[tile_type(*shape, "i32")])
+
+    def evaluate(self, start: int) -> tuple[Array]:
+        return (
+            (start + np.arange(max(shape_of(self.result.type)), dtype=np.int32)).reshape(shape_of(self.result.type)),
+        )
+
+
+@irdl_op_definition
+class UnaryOp(TileOperation):
+    """A function of each element (see the table of unary functions)."""
+
+    name = "tile.unary"
+    function = attr_def(StringAttr)
+    operand = operand_def(VectorType)
+    result = result_def(VectorType)
+
+    def __init__(self, function: str, operand: SSAValue):
+        super().__init__(operands=[operand], attributes={"function": StringAttr(function)}, result_types=[operand.type])
+
+    def verify_(self) -> None:
+        if self.function.data not in functions.UNARY:
+            raise VerifyException(f"unknown function {self.function.data!r}; known: {', '.join(functions.UNARY)}")
+        if self.operand.type != self.result.type:
+            raise VerifyException("a unary function keeps the type of its operand")
+
+    def evaluate(self, operand: Array) -> tuple[Array]:
+        return (functions.UNARY[self.function.data].apply(operand),)
+
+
+@irdl_op_definition
+class BinaryOp(TileOperation):
+    """A function of two elements; operands broadcast along axes of size 1 (see the table of binary functions)."""
+
+    name = "tile.binary"
+    function = attr_def(StringAttr)
+    left = operand_def(VectorType)
+    right = operand_def(VectorType)
+    result = result_def(VectorType)
+
+    def __init__(self, function: str, left: SSAValue, right: SSAValue):
+        shape = broadcast_shape([left.type, right.type])
+        super().__init__(
+            operands=[left, right],
+            attributes={"function": StringAttr(function)},
+            result_types=[tile_type(*shape, element_name(left.type))],
+        )
+
+    def verify_(self) -> None:
+        if self.function.data not in functions.BINARY:
+            raise VerifyException(f"unknown function {self.function.data!r}; known: {', '.join(functions.BINARY)}")
+        if element_name(self.left.type) != element_name(self.right.type):
+            raise VerifyException("the operands of a binary function have one element type; cast one of them")
+
+    def evaluate(self, left: Array, right: Array) -> tuple[Array]:
+        with np.errstate(all="ignore"):
+            return (np.asarray(functions.BINARY[self.function.data](left, right)).astype(left.dtype),)
+
+
+@irdl_op_definition
+class CompareOp(TileOperation):
+    """Compares two elements, giving i1; operands broadcast."""
+
+    name = "tile.compare"
+    function = attr_def(StringAttr)
+    left = operand_def(VectorType)
+    right = operand_def(VectorType)
+    result = result_def(VectorType)
+
+    def __init__(self, function: str, left: SSAValue, right: SSAValue):
+        shape = broadcast_shape([left.type, right.type])
+        super().__init__(
+            operands=[left, right],
+            attributes={"function": StringAttr(function)},
+            result_types=[tile_type(*shape, "i1")],
+        )
+
+    def verify_(self) -> None:
+        if self.function.data not in functions.COMPARE:
+            raise VerifyException(f"unknown comparison {self.function.data!r}; known: {', '.join(functions.COMPARE)}")
+
+    def evaluate(self, left: Array, right: Array) -> tuple[Array]:
+        return (functions.COMPARE[self.function.data](left, right),)
+
+
+@irdl_op_definition
+class SelectOp(TileOperation):
+    """The left element where the condition holds, else the right one; all three broadcast."""
+
+    name = "tile.select"
+    condition = operand_def(VectorType)
+    left = operand_def(VectorType)
+    right = operand_def(VectorType)
+    result = result_def(VectorType)
+
+    def __init__(self, condition: SSAValue, left: SSAValue, right: SSAValue):
+        shape = broadcast_shape([condition.type, left.type, right.type])
+        super().__init__(operands=[condition, left, right], result_types=[tile_type(*shape, element_name(left.type))])
+
+    def evaluate(self, condition: Array, left: Array, right: Array) -> tuple[Array]:
+        return (np.where(condition, left, right),)
+
+
+CASTS = frozenset(
+    [
+        ("f32", "bf16"),
+        ("bf16", "f32"),
+        ("i32", "f32"),
+        ("f32", "i32"),
+        ("f32", "i8"),
+        ("i8", "i32"),
+        ("i8", "f32"),
+        ("u8", "f32"),
+        ("i1", "f32"),
+        ("i32", "i1"),
+    ]
+)
+
+
+@irdl_op_definition
+class CastOp(TileOperation):
+    """Converts each element: f32 to bf16 rounds to nearest even; f32 to i32 or i8 expects values already integral
+    and in range."""
+
+    name = "tile.cast"
+    operand = operand_def(VectorType)
+    result = result_def(VectorType)
+
+    def __init__(self, operand: SSAValue, element: str):
+        super().__init__(operands=[operand], result_types=[tile_type(*shape_of(operand.type), element)])
+
+    def verify_(self) -> None:
+        pair = (element_name(self.operand.type), element_name(self.result.type))
+        if pair not in CASTS:
+            raise VerifyException(f"no cast from {pair[0]} to {pair[1]}")
+
+    def evaluate(self, operand: Array) -> tuple[Array]:
+        to = element_name(self.result.type)
+        if to == "bf16":
+            return (round_to_bfloat16(operand),)
+        with np.errstate(all="ignore"):
+            return (operand.astype(numpy_dtype(to)),)
+
+
+@irdl_op_definition
+class ReduceOp(TileOperation):
+    """Reduces the columns of each row, sixteen lanes first (see `functions.reduce_columns`): sum, max or min."""
+
+    name = "tile.reduce"
+    function = attr_def(StringAttr)
+    operand = operand_def(VectorType)
+    result = result_def(VectorType)
+
+    def __init__(self, function: str, operand: SSAValue):
+        super().__init__(
+            operands=[operand],
+            attributes={"function": StringAttr(function)},
+            result_types=[tile_type(shape_of(operand.type)[0], 1, element_name(operand.type))],
+        )
+
+    def verify_(self) -> None:
+        if self.function.data not in functions.REDUCE:
+            raise VerifyException(f"unknown reduction {self.function.data!r}; known: {', '.join(functions.REDUCE)}")
+
+    def evaluate(self, operand: Array) -> tuple[Array]:
+        return (functions.reduce_columns(self.function.data, operand),)
+
+
+@irdl_op_definition
+class DotOp(TileOperation):
+    """accumulator + left @ right, over k ascending for each element: f32·f32 and f32·bf16 by fused multiply-add in
+    f32, bf16·bf16 exact products summed in f32, i8·u8 exact in i32."""
+
+    name = "tile.dot"
+    left = operand_def(VectorType)
+    right = operand_def(VectorType)
+    accumulator = operand_def(VectorType)
+    result = result_def(VectorType)
+    ELEMENTS: ClassVar = {
+        ("f32", "f32"): "f32",
+        ("f32", "bf16"): "f32",
+        ("bf16", "bf16"): "f32",
+        ("i8", "u8"): "i32",
+    }
+
+    def __init__(self, left: SSAValue, right: SSAValue, accumulator: SSAValue):
+        super().__init__(operands=[left, right, accumulator], result_types=[accumulator.type])
+
+    def verify_(self) -> None:
+        (m, k), (k2, n) = shape_of(self.left.type), shape_of(self.right.type)
+        if k != k2 or shape_of(self.accumulator.type) != (m, n) or self.result.type != self.accumulator.type:
+            raise VerifyException(
+                f"dot of {self.left.type} and {self.right.type} into {self.accumulator.type} does not fit"
+            )
+        pair = (element_name(self.left.type), element_name(self.right.type))
+        if self.ELEMENTS.get(pair) != element_name(self.accumulator.type):
+            raise VerifyException(f"no dot of {pair[0]} and {pair[1]} into {element_name(self.accumulator.type)}")
+
+    def evaluate(self, left: Array, right: Array, accumulator: Array) -> tuple[Array]:
+        if accumulator.dtype == np.int32:
+            return (accumulator + left.astype(np.int32) @ right.astype(np.int32),)
+        total = accumulator.astype(np.float64) + left.astype(np.float64) @ right.astype(np.float64)
+        return (total.astype(np.float32),)
