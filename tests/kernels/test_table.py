@@ -18,6 +18,7 @@ from native_kernels import NATIVE_CLASSES, Array, NativeKernels, object_of
 
 from tessera_compiler.targets.cpu.object_code import CPU_CLASSES
 from tessera_compiler.tile import dialect, functions
+from tessera_compiler.tile.types import element_name
 from tessera_runtime.executor.cpu.object_check import check_object
 
 TABLE = {**ELEMENTWISE_TABLE, **MEMORY_TABLE, **DOT_TABLE}
@@ -110,13 +111,13 @@ def test_no_function_is_missing_in_the_table() -> None:
 def test_no_pair_of_elements_is_missing_in_the_table() -> None:
     ops = [op for name in TABLE for case in cases_of(name) for op in case.kernel.walk()]
     casts = {
-        (dialect.element_name(op.operand.type), dialect.element_name(op.result.type))
+        (element_name(op.operand.type), dialect.element_name(op.result.type))
         for op in ops
         if isinstance(op, dialect.CastOp)
     }
     assert casts >= dialect.CASTS
     dots = {
-        (dialect.element_name(op.left.type), dialect.element_name(op.right.type))
+        (element_name(op.left.type), dialect.element_name(op.right.type))
         for op in ops
         if isinstance(op, dialect.DotOp)
     }

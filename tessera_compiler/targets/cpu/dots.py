@@ -18,7 +18,7 @@ from tessera_compiler.tile import dialect
 from tessera_compiler.tile.types import element_name, shape_of
 
 if TYPE_CHECKING:
-    from tessera_compiler.targets.cpu.kernel_lowering import Stored, _KernelEmitter
+    from tessera_compiler.targets.cpu.kernel_lowering import Stored, KernelEmitter
 
 BYTES_64 = ir.VectorType(I8, 64)
 MOST_UNROLLED = 768
@@ -45,7 +45,7 @@ class RawType(ir.Type):
 
 
 class DotLowering:
-    def __init__(self, kernel: _KernelEmitter):
+    def __init__(self, kernel: KernelEmitter):
         self._kernel = kernel
         self._emission = kernel.emission
 
@@ -192,7 +192,7 @@ class Multiplier:
     parts: ClassVar[int] = 1
     kind: ir.Type = vector("f32")
 
-    def __init__(self, kernel: _KernelEmitter):
+    def __init__(self, kernel: KernelEmitter):
         self._emission = kernel.emission
         self._builder = kernel.emission.builder
 

@@ -61,10 +61,10 @@ class KernelLowering:
         function.linkage = "internal"
         for argument in function.args[: count - 3]:
             argument.add_attribute("noalias")
-        return _KernelEmitter(self, kernel, function, self._math).emit()
+        return KernelEmitter(self, kernel, function, self._math).emit()
 
 
-class _KernelEmitter:
+class KernelEmitter:
     def __init__(self, lowering: KernelLowering, kernel: dialect.KernelOp, function: ir.Function, math: VectorMath):
         self.cpu_class = lowering.cpu_class
         self._kernel = kernel

@@ -1,8 +1,8 @@
 """From LLVM IR text to the bytes of a native object, for every CPU class.
 
-`compile_ir(text, CPU_CLASSES["x86-64-v4"])` verifies, optimises, emits and links, without any tool outside this process.
-Equal text gives equal bytes. It keeps no state and may be called from several threads; llvmlite runs one call into LLVM at
-a time, so only processes make it faster.
+`compile_ir(text, CPU_CLASSES["x86-64-v4"])` verifies, optimises, emits and links, without any tool outside this
+process. Equal text gives equal bytes. It keeps no state and may be called from several threads; llvmlite runs one call
+into LLVM at a time, so only processes make it faster.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def lower_linear(group: schedule.GroupOp, arguments: GroupArguments, symbol: str
     assert isinstance(weight, BlockArgument)
     panels, groups, _, packed = arguments.buffers[weight.index].get_shape()
     assert packed in PACKED.values()
-    grid = [rows if blocking.rows == 1 else f"{rows}/{blocking.rows}", panels // blocking.panels]
+    grid: list[str | int] = [rows if blocking.rows == 1 else f"{rows}/{blocking.rows}", panels // blocking.panels]
     builder = KernelBuilder(symbol, grid, arguments.buffers)
     block_rows, width, depth = blocking.rows, blocking.panels * 16, groups * packed
     limit = None
