@@ -184,6 +184,7 @@ def _compile(
     from tessera_compiler.frontends.huggingface import import_checkpoint
     from tessera_compiler.frontends.weight_names import resolve_weight_names
     from tessera_compiler.graph.pipeline import simplify
+    from tessera_compiler.schedule.tuned_cache import load_tuned, shipped_cache
 
     imported = import_checkpoint(directory, options.max_model_len)
     names = resolve_weight_names(imported.weights, checkpoint.names(), imported.base_prefix, imported.aliases)
@@ -200,6 +201,7 @@ def _compile(
         max_model_len=imported.max_model_len,
         vocab_size=imported.vocab_size,
         layer_paths=imported.layer_paths,
+        tuned=load_tuned(shipped_cache(), "cpu"),
     )
     compiled = compile_module(imported.module, settings, observe)
     return _ModelFacts(imported.config, len(imported.layer_paths), checkpoint.parameters()), compiled, names

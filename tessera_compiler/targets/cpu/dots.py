@@ -18,7 +18,7 @@ from tessera_compiler.tile import dialect
 from tessera_compiler.tile.types import element_name, shape_of
 
 if TYPE_CHECKING:
-    from tessera_compiler.targets.cpu.kernel_lowering import Stored, KernelEmitter
+    from tessera_compiler.targets.cpu.kernel_lowering import KernelEmitter, Stored
 
 BYTES_64 = ir.VectorType(I8, 64)
 MOST_UNROLLED = 768
