@@ -15,6 +15,7 @@ from xdsl.parser import Parser
 from xdsl.utils.exceptions import ParseError, VerifyException
 
 from tessera_compiler.errors import InvalidGraph
+from tessera_compiler.graph import pipeline as graph_pipeline
 from tessera_compiler.graph.dialect import GRAPH
 from tessera_compiler.graph.evaluator import entry_function
 from tessera_compiler.graph.text import ExactPrinter
@@ -64,25 +65,38 @@ def schedule_passes(options: CompileOptions) -> tuple[Pass, ...]:
     )
 
 
+def pipeline(options: CompileOptions) -> tuple[Pass, ...]:
+    """Everything between the importer and the lowering to tiles, in order."""
+    return (*graph_pipeline.PASSES, *schedule_passes(options))
+
+
 Observer = Callable[[str, str], None]
 """Called with the name of a stage and the text of the module after it."""
 
 
-def compile_module(module: ModuleOp, options: CompileOptions, observe: Observer | None = None) -> CompiledModule:
-    """Compiles simplified Graph IR; `module` is changed in place. Verified after every pass."""
-    graph_ir = print_ir(module)
-    for pass_ in schedule_passes(options):
-        pass_.apply(module)
-        module.verify()
-        if observe is not None:
-            observe(type(pass_).__name__, print_ir(module))
+def compile_module(
+    module: ModuleOp, options: CompileOptions, observe: Observer | None = None, *, done: int = 0
+) -> CompiledModule:
+    """Compiles imported Graph IR; `module` is changed in place. It is verified after every pass.
+
+    A module read back from a dump goes on after the `done` passes of the pipeline that it has been through.
+    """
+    graph_ir = ""
+    for number, each in enumerate(pipeline(options)):
+        if number >= done:
+            each.apply(module)
+            module.verify()
+            if observe is not None:
+                observe(type(each).__name__, print_ir(module))
+        if number == len(graph_pipeline.PASSES) - 1 and number >= done - 1:
+            graph_ir = print_ir(module)
     return compile_planned(module, options, graph_ir, observe)
 
 
 def compile_planned(
     module: ModuleOp, options: CompileOptions, graph_ir: str = "", observe: Observer | None = None
 ) -> CompiledModule:
-    """Compiles a planned program, such as one read back from a dump of the last pass."""
+    """Compiles a planned program: what the last pass of the pipeline leaves."""
     groups = [op for op in entry_function(module).body.block.ops if isinstance(op, schedule.GroupOp)]
     lowered = lower_groups(groups, options.classes)
     tile_ir = print_kernels(lowered)
@@ -147,13 +161,13 @@ def parse_ir(text: str) -> ModuleOp:
 
 
 def dump_to(directory: Path) -> Observer:
-    """An observer that writes each stage to its own numbered file."""
+    """An observer that writes each stage to its own file, `NN_Stage.tssa`: NN passes have been through it."""
     directory.mkdir(parents=True, exist_ok=True)
-    count = len(list(directory.glob("*.tssa")))
+    count = 0
 
     def observe(stage: str, text: str) -> None:
         nonlocal count
-        (directory / f"{count:02}_{stage}.tssa").write_text(text)
+        (directory / f"{count:02}_{stage}.tssa").write_text(text, encoding="utf-8")
         count += 1
 
     return observe

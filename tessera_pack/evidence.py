@@ -42,6 +42,10 @@ LAYER_TOLERANCE = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.3}
 """The relative error of a layer's output from which on it counts as astray."""
 
 
+_ROWS_AT_ONCE = 32
+"""Rows turned into float64 together: a large vocabulary takes megabytes a row."""
+
+
 @dataclass
 class _Totals:
     tokens: int = 0
@@ -55,19 +59,31 @@ class _Totals:
     nll: float = 0.0
     reference_nll: float = 0.0
 
+    worst: NDArray[np.int64] | None = None
+    """The prompt with the largest error."""
+
     def add(self, ids: NDArray[np.int64], logits: Floats, reference: Floats) -> None:
-        difference = np.abs(logits - reference)
+        # Not a number is worse than any number.
+        largest = float(np.nan_to_num(np.max(np.abs(logits - reference)), nan=np.inf))
+        if self.worst is None or largest > self.largest_error:
+            self.worst = ids
+        self.largest_error = max(self.largest_error, largest)
         self.tokens += len(ids)
-        self.largest_error = float(np.maximum(self.largest_error, difference.max()))
+        for start in range(0, len(ids), _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            self._add_rows(ids[start + 1 : start + 1 + _ROWS_AT_ONCE], logits[rows], reference[rows])
+
+    def _add_rows(self, following: NDArray[np.int64], logits: Floats, reference: Floats) -> None:
         self.largest_logit = max(self.largest_logit, float(np.abs(reference).max()))
-        self.error += float(difference.sum(dtype=np.float64))
-        self.entries += difference.size
+        self.error += float(np.abs(logits - reference).sum(dtype=np.float64))
+        self.entries += logits.size
         ours, theirs = _log_softmax(logits), _log_softmax(reference)
         self.kl += float((np.exp(theirs) * (theirs - ours)).sum())
         self.agreements += int((logits.argmax(axis=1) == reference.argmax(axis=1)).sum())
-        following = ids[1:, None]
-        self.nll -= float(np.take_along_axis(ours[:-1], following, axis=1).sum())
-        self.reference_nll -= float(np.take_along_axis(theirs[:-1], following, axis=1).sum())
+        # The last token of a prompt has none that follows.
+        scored = np.arange(len(following))
+        self.nll -= float(ours[scored, following].sum())
+        self.reference_nll -= float(theirs[scored, following].sum())
         self.scored += len(following)
 
     def measures(self) -> dict[str, float]:
@@ -87,6 +103,9 @@ def collect_evidence(package: Package, checkpoint: Path, progress: Progress) -> 
 
     manifest = package.manifest
     tokenizer = Tokenizer.from_file(str(package.file("tokenizer/tokenizer.json")))
+    # Some are saved with the padding and truncation of their training.
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
     prompts = evidence_prompts(tokenizer, manifest.model.vocab_size, manifest.memory.max_model_len)
     totals = _Totals()
     with _reference(checkpoint, manifest.memory.max_model_len) as (model, name), _executor(package) as executor:
@@ -98,7 +117,8 @@ def collect_evidence(package: Package, checkpoint: Path, progress: Progress) -> 
         budget = BUDGETS[manifest.dtype]
         beyond = {key: value for key, value in measures.items() if not abs(value) <= budget[key]}
         if beyond:
-            layer = first_layer_astray(executor, model, prompts[0], LAYER_TOLERANCE[manifest.dtype])
+            ids = prompts[0] if totals.worst is None else totals.worst
+            layer = first_layer_astray(executor, model, ids, LAYER_TOLERANCE[manifest.dtype])
             raise EvidenceFailed(_failure(manifest.dtype, beyond, budget, layer), hint=_advice(manifest.dtype))
         return Evidence(
             reference=name,
@@ -153,7 +173,7 @@ def _failure(dtype: str, beyond: dict[str, float], budget: dict[str, float], lay
     where = (
         f"the first layer astray is {layer[0]}, with a relative error of {layer[1]:.3g}"
         if layer
-        else "no single layer stands out"
+        else "no layer on its own is astray, so look at what follows the last one, or at many small errors"
     )
     return f"The package does not compute what the model computes in {dtype}: {found}; {where}."
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from tessera_pack.errors import MeshInvalid
 from tessera_runtime.package.manifest import Mesh
 
@@ -16,9 +18,9 @@ def parse_mesh(text: str, targets: tuple[str, ...]) -> Mesh:
     seen: set[str] = set()
     for part in text.split(","):
         axis, equals, number = (piece.strip() for piece in part.partition("="))
-        if axis not in AXES or not equals or not number.isascii() or not number.isdigit() or int(number) < 1:
+        if axis not in AXES or not equals or not re.fullmatch("[1-9][0-9]{0,4}", number):
             raise MeshInvalid(
-                f"A mesh is written like 'tp=1,pp=1,dp=1', with whole numbers from 1 up; found {text!r}.",
+                f"A mesh is written like 'tp=1,pp=1,dp=1', with whole numbers from 1 to 99999; found {text!r}.",
                 hint="Leave --mesh out for a single device.",
             )
         if axis in seen:

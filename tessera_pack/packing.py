@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,6 +57,8 @@ class PackOptions:
     max_model_len: int | None = None
     verify: bool = True
     dump_ir: Path | None = None
+    cpu_classes: tuple[str, ...] | None = None
+    """Only these CPU classes, for a package that need not run elsewhere; without it, all."""
 
 
 @dataclass
@@ -183,28 +186,28 @@ def _compile(
     from tessera_compiler.driver import CompileOptions, compile_module, dump_to, print_ir
     from tessera_compiler.frontends.huggingface import import_checkpoint
     from tessera_compiler.frontends.weight_names import resolve_weight_names
-    from tessera_compiler.graph.pipeline import simplify
     from tessera_compiler.schedule.tuned_cache import load_tuned, shipped_cache
+    from tessera_compiler.targets.cpu.target import CLASSES
 
     imported = import_checkpoint(directory, options.max_model_len)
     names = resolve_weight_names(imported.weights, checkpoint.names(), imported.base_prefix, imported.aliases)
     for needed, shape in imported.weights.items():
         checkpoint.require(names[needed], shape)
     observe = dump_to(options.dump_ir) if options.dump_ir is not None else None
-    if observe is None:
-        simplify(imported.module)
-    else:
+    if observe is not None:
         observe("Import", print_ir(imported.module))
-        simplify(imported.module, lambda _, each, module: observe(type(each).__name__, print_ir(module)))
     settings = CompileOptions(
         dtype=options.dtype,
         max_model_len=imported.max_model_len,
         vocab_size=imported.vocab_size,
         layer_paths=imported.layer_paths,
+        classes=CLASSES if options.cpu_classes is None else options.cpu_classes,
         tuned=load_tuned(shipped_cache(), "cpu"),
     )
     compiled = compile_module(imported.module, settings, observe)
-    return _ModelFacts(imported.config, len(imported.layer_paths), checkpoint.parameters()), compiled, names
+    # Not what the checkpoint holds: it may hold a tied tensor twice, or tensors that the model does not use.
+    parameters = sum(math.prod(shape) for shape in imported.weights.values())
+    return _ModelFacts(imported.config, len(imported.layer_paths), parameters), compiled, names
 
 
 def _plans(compiled: CompiledModule) -> list[TensorPlan]:

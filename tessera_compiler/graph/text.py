@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from io import StringIO
 
 from xdsl.context import Context
@@ -16,12 +17,16 @@ from tessera_compiler.graph.dialect import GRAPH
 
 
 class ExactPrinter(Printer):
-    """Prints floating-point numbers such that xDSL and MLIR both read back the same bits; they must be finite.
+    """Prints floating-point numbers such that xDSL and MLIR both read back the same bits.
 
-    xDSL's own printer writes some numbers as hexadecimal bit patterns, which its parser takes for integers.
+    xDSL's own printer writes some numbers as hexadecimal bit patterns, which its parser takes for integers. Infinities,
+    which Tile IR alone has, cannot be written otherwise, and are read back as such where their type is f64.
     """
 
     def print_float(self, value: float, type: AnyFloat) -> None:
+        if not math.isfinite(value):
+            super().print_float(value, type)
+            return
         short = f"{value:.6e}"
         if type.unpack(type.pack([float(short)]), 1)[0] != value:
             short = f"{value:.8e}" if isinstance(type, Float32Type) else f"{value:.16e}"

@@ -1,4 +1,4 @@
-"""Runs a planned program in NumPy, group by group: the meaning of Schedule IR, against which its lowering is tested."""
+"""Runs a program in NumPy, at any stage of its planning: the meaning of Schedule IR, against which lowerings are tested."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import ReturnOp
-from xdsl.ir import SSAValue
+from xdsl.ir import Operation, SSAValue
 
 from tessera_compiler.errors import InvalidGraph
-from tessera_compiler.graph import dialect as graph
 from tessera_compiler.graph.base import Array, GraphOp
 from tessera_compiler.graph.evaluator import entry_function
 from tessera_compiler.schedule import dialect as schedule
@@ -72,7 +71,10 @@ def evaluate_program(
     cache: Cache,
     observe: Observer | None = None,
 ) -> Array:
-    """The logits of one step; `inputs` by the names of docs/spec/program.md. `observe` is called after each group."""
+    """The logits of one step; `inputs` by the names of docs/spec/program.md. `observe` is called after each group.
+
+    A program may be one that is not cut into groups yet.
+    """
     block = entry_function(module).body.block
     names = ("token_ids", "positions", "logit_rows", "sequences", "block_tables")
     values: dict[SSAValue, Array] = dict(zip(block.args, (inputs[name] for name in names), strict=True))
@@ -82,8 +84,6 @@ def evaluate_program(
             return values[op.arguments[0]]
         if isinstance(op, schedule.WeightOp):
             values[op.result] = weights(op)
-        elif isinstance(op, graph.ConstantOp):
-            values[op.result] = op.array
         elif isinstance(op, schedule.GroupOp):
             results = evaluate_group(op, [values[v] for v in op.inputs], cache)
             values.update(zip(op.results_, results, strict=True))
@@ -91,8 +91,8 @@ def evaluate_program(
                 observe(count, op, results)
             count += 1
         else:
-            raise InvalidGraph(f"a planned program holds weights, constants and groups; found {op.name}.")
-    raise InvalidGraph("a planned program ends in func.return.")
+            _evaluate(op, values, cache)
+    raise InvalidGraph("a program of Schedule IR ends in func.return.")
 
 
 def evaluate_group(group: schedule.GroupOp, inputs: list[Array], cache: Cache) -> list[Array]:
@@ -100,11 +100,17 @@ def evaluate_group(group: schedule.GroupOp, inputs: list[Array], cache: Cache) -
     for op in group.body.block.ops:
         if isinstance(op, schedule.YieldOp):
             return [values[value] for value in op.values]
-        operands = [values[operand] for operand in op.operands]
-        if isinstance(op, schedule.CacheWriteOp):
-            cache.write(op, *operands)
-        elif isinstance(op, schedule.AttendOp):
-            values[op.result] = attend(op, cache, *operands)
-        elif isinstance(op, GraphOp):
-            values.update(zip(op.results, op.evaluate(*operands), strict=True))
+        _evaluate(op, values, cache)
     raise InvalidGraph("the body of a group ends in schedule.yield.")
+
+
+def _evaluate(op: Operation, values: dict[SSAValue, Array], cache: Cache) -> None:
+    operands = [values[operand] for operand in op.operands]
+    if isinstance(op, schedule.CacheWriteOp):
+        cache.write(op, *operands)
+    elif isinstance(op, schedule.AttendOp):
+        values[op.result] = attend(op, cache, *operands)
+    elif isinstance(op, GraphOp):
+        values.update(zip(op.results, op.evaluate(*operands), strict=True))
+    else:
+        raise InvalidGraph(f"a program of Schedule IR holds weights, groups and what they are made of; found {op.name}.")

@@ -11,7 +11,8 @@ from xdsl.irdl import attr_def, irdl_op_definition, operand_def, result_def
 from xdsl.utils.exceptions import VerifyException
 
 from tessera_compiler.tile import functions
-from tessera_compiler.tile.base import Array, TileOperation, broadcast_shape, integer
+from tessera_compiler.tile.base import Array, TileOperation, broadcast_shape, integer, verify_type
+from tessera_compiler.tile.memory import LoadOp, LoadPackedOp
 from tessera_compiler.tile.types import element_name, numpy_dtype, round_to_bfloat16, shape_of, tile_type
 
 
@@ -32,6 +33,12 @@ class FullOp(TileOperation):
         assert isinstance(self.value, FloatAttr | IntegerAttr)
         return self.value.value.data
 
+    def verify_(self) -> None:
+        element = element_name(self.result.type)
+        expected = FloatAttr if element in ("f32", "bf16") else IntegerAttr
+        if not isinstance(self.value, expected):
+            raise VerifyException(f"a tile of {element} is full of one number of its kind; found {self.value}")
+
     def evaluate(self) -> tuple[Array]:
         dtype = numpy_dtype(element_name(self.result.type))
         return (np.full(shape_of(self.result.type), self.constant, dtype=dtype),)
@@ -49,6 +56,13 @@ class IotaOp(TileOperation):
     def __init__(self, start: SSAValue, count: int, axis: int = 1):
         shape = (1, count) if axis == 1 else (count, 1)
         super().__init__(operands=[start], attributes={"axis": integer(axis)}, result_types=[tile_type(*shape, "i32")])
+
+    def verify_(self) -> None:
+        axis, shape = self.axis.value.data, shape_of(self.result.type)
+        if axis not in (0, 1) or shape[1 - axis] != 1 or element_name(self.result.type) != "i32":
+            raise VerifyException(
+                f"iota along axis {axis} cannot give {self.result.type}; it gives one row or column of i32"
+            )
 
     def evaluate(self, start: int) -> tuple[Array]:
         return (
@@ -71,8 +85,10 @@ class UnaryOp(TileOperation):
     def verify_(self) -> None:
         if self.function.data not in functions.UNARY:
             raise VerifyException(f"unknown function {self.function.data!r}; known: {', '.join(functions.UNARY)}")
-        if self.operand.type != self.result.type:
-            raise VerifyException("a unary function keeps the type of its operand")
+        _verify_element(
+            self.function.data, element_name(self.operand.type), functions.UNARY_ELEMENTS[self.function.data]
+        )
+        verify_type("the result of a unary function", self.result.type, self.operand.type)
 
     def evaluate(self, operand: Array) -> tuple[Array]:
         return (functions.UNARY[self.function.data].apply(operand),)
@@ -101,6 +117,10 @@ class BinaryOp(TileOperation):
             raise VerifyException(f"unknown function {self.function.data!r}; known: {', '.join(functions.BINARY)}")
         if element_name(self.left.type) != element_name(self.right.type):
             raise VerifyException("the operands of a binary function have one element type; cast one of them")
+        element = element_name(self.left.type)
+        _verify_element(self.function.data, element, functions.BINARY_ELEMENTS[self.function.data])
+        shape = broadcast_shape([self.left.type, self.right.type])
+        verify_type("the result of a binary function", self.result.type, tile_type(*shape, element))
 
     def evaluate(self, left: Array, right: Array) -> tuple[Array]:
         with np.errstate(all="ignore"):
@@ -128,6 +148,11 @@ class CompareOp(TileOperation):
     def verify_(self) -> None:
         if self.function.data not in functions.COMPARE:
             raise VerifyException(f"unknown comparison {self.function.data!r}; known: {', '.join(functions.COMPARE)}")
+        if element_name(self.left.type) != element_name(self.right.type):
+            raise VerifyException("the operands of a comparison have one element type; cast one of them")
+        _verify_element(self.function.data, element_name(self.left.type), functions.NUMBERS)
+        shape = broadcast_shape([self.left.type, self.right.type])
+        verify_type("the result of a comparison", self.result.type, tile_type(*shape, "i1"))
 
     def evaluate(self, left: Array, right: Array) -> tuple[Array]:
         return (functions.COMPARE[self.function.data](left, right),)
@@ -146,6 +171,14 @@ class SelectOp(TileOperation):
     def __init__(self, condition: SSAValue, left: SSAValue, right: SSAValue):
         shape = broadcast_shape([condition.type, left.type, right.type])
         super().__init__(operands=[condition, left, right], result_types=[tile_type(*shape, element_name(left.type))])
+
+    def verify_(self) -> None:
+        if element_name(self.condition.type) != "i1":
+            raise VerifyException(f"the condition of a select is a tile of i1; found {self.condition.type}")
+        if element_name(self.left.type) != element_name(self.right.type):
+            raise VerifyException("the sides of a select have one element type; cast one of them")
+        shape = broadcast_shape([self.condition.type, self.left.type, self.right.type])
+        verify_type("the result of a select", self.result.type, tile_type(*shape, element_name(self.left.type)))
 
     def evaluate(self, condition: Array, left: Array, right: Array) -> tuple[Array]:
         return (np.where(condition, left, right),)
@@ -183,6 +216,7 @@ class CastOp(TileOperation):
         pair = (element_name(self.operand.type), element_name(self.result.type))
         if pair not in CASTS:
             raise VerifyException(f"no cast from {pair[0]} to {pair[1]}")
+        verify_type("the result of a cast", self.result.type, tile_type(*shape_of(self.operand.type), pair[1]))
 
     def evaluate(self, operand: Array) -> tuple[Array]:
         to = element_name(self.result.type)
@@ -211,6 +245,11 @@ class ReduceOp(TileOperation):
     def verify_(self) -> None:
         if self.function.data not in functions.REDUCE:
             raise VerifyException(f"unknown reduction {self.function.data!r}; known: {', '.join(functions.REDUCE)}")
+        element = element_name(self.operand.type)
+        _verify_element(self.function.data, element, functions.NUMBERS)
+        verify_type(
+            "the result of a reduction", self.result.type, tile_type(shape_of(self.operand.type)[0], 1, element)
+        )
 
     def evaluate(self, operand: Array) -> tuple[Array]:
         return (functions.reduce_columns(self.function.data, operand),)
@@ -219,7 +258,10 @@ class ReduceOp(TileOperation):
 @irdl_op_definition
 class DotOp(TileOperation):
     """accumulator + left @ right, over k ascending for each element: f32·f32 and f32·bf16 by fused multiply-add in
-    f32, bf16·bf16 exact products summed in f32, i8·u8 exact in i32."""
+    f32, bf16·bf16 exact products summed in f32, i8·u8 exact in i32.
+
+    A right operand that is loaded from panels takes all pairs but f32·bf16, with a left operand that is loaded
+    with lane_step 1; any other right operand takes a left of f32."""
 
     name = "tile.dot"
     left = operand_def(VectorType)
@@ -245,9 +287,21 @@ class DotOp(TileOperation):
         pair = (element_name(self.left.type), element_name(self.right.type))
         if self.ELEMENTS.get(pair) != element_name(self.accumulator.type):
             raise VerifyException(f"no dot of {pair[0]} and {pair[1]} into {element_name(self.accumulator.type)}")
+        if not isinstance(self.right.owner, LoadPackedOp):
+            if pair[0] != "f32":
+                raise VerifyException(f"a dot of {pair[0]} and {pair[1]} takes its right operand from panels")
+        elif pair == ("f32", "bf16"):
+            raise VerifyException("a dot of f32 with panels of bf16 is not defined; round the left operand")
+        elif not isinstance(self.left.owner, LoadOp) or self.left.owner.lane_step.value.data != 1:
+            raise VerifyException("the left operand of a dot with panels is loaded with lane_step 1")
 
     def evaluate(self, left: Array, right: Array, accumulator: Array) -> tuple[Array]:
         if accumulator.dtype == np.int32:
             return (accumulator + left.astype(np.int32) @ right.astype(np.int32),)
         total = accumulator.astype(np.float64) + left.astype(np.float64) @ right.astype(np.float64)
         return (total.astype(np.float32),)
+
+
+def _verify_element(function: str, element: str, allowed: tuple[str, ...]) -> None:
+    if element not in allowed:
+        raise VerifyException(f"{function} is not defined on {element}, only on {' and '.join(allowed)}")

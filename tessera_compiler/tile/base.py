@@ -37,3 +37,8 @@ class TileOperation(IRDLOperation):
     def evaluate(self, *operands: Any) -> tuple[Any, ...]:
         """The meaning of the op in NumPy; operands are arrays (tiles, buffers) or ints (index)."""
         raise TypeError(f"{self.name} is given its meaning by the interpreter, not by its operands alone")
+
+
+def verify_type(what: str, found: Attribute, expected: Attribute) -> None:
+    if found != expected:
+        raise VerifyException(f"{what} must be {expected}; found {found}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,8 @@ from xdsl.utils.exceptions import VerifyException
 from tessera_compiler.tile.base import TileOperation, integer
 from tessera_compiler.tile.memory import LoadIndexOp, LoadOp, LoadPackedOp, LoadPackedRowOp, StoreOp
 from tessera_compiler.tile.types import INDEX
+
+_GRID = re.compile(r"[TL](/[1-9][0-9]*)?")
 
 
 @irdl_op_definition
@@ -54,10 +57,15 @@ class KernelOp(IRDLOperation):
 
     def verify_(self) -> None:
         types = [argument.type for argument in self.body.block.args]
-        if types[-3:] != [INDEX, INDEX, INDEX] or any(isinstance(t, IndexType) for t in types[:-3]):
+        if types[-3:] != [INDEX, INDEX, INDEX] or not all(isinstance(t, MemRefType) for t in types[:-3]):
             raise VerifyException("a kernel takes its buffers, then three indices: T, L and W")
+        for entry in self.grid_entries:
+            if not (_GRID.fullmatch(entry) if isinstance(entry, str) else entry >= 1):
+                raise VerifyException(f"an entry of a grid is a positive integer, T, L, T/m or L/m; found {entry!r}")
         stored = {id(op.buffer) for op in self.walk() if isinstance(op, StoreOp)}
         for op in self.walk():
+            if isinstance(op, ProgramIdOp) and not 0 <= op.axis.value.data < len(self.grid_entries):
+                raise VerifyException(f"a grid of {len(self.grid_entries)} axes has no axis {op.axis.value.data}")
             if isinstance(op, LoadOp | LoadIndexOp | LoadPackedOp | LoadPackedRowOp) and id(op.buffer) in stored:
                 raise VerifyException(
                     f"{self.symbol} loads from a buffer that it stores to; instances must be independent"
@@ -160,6 +168,10 @@ class ForOp(IRDLOperation):
             raise VerifyException("the body of a loop takes the index, then the carried tiles")
         if not isinstance(last, YieldOp) or [v.type for v in last.values] != carried:
             raise VerifyException("the body of a loop ends by yielding the carried tiles")
+        if [result.type for result in self.results_] != carried:
+            raise VerifyException("a loop gives the carried tiles")
+        if not isinstance(self.step.owner, ConstantIndexOp) or self.step.owner.value.value.data < 1:
+            raise VerifyException("the step of a loop is a constant of at least 1")
 
 
 @irdl_op_definition

@@ -75,6 +75,13 @@ UNARY: dict[str, UnaryFunction] = {
 }
 """Functions of one argument. All but `not` (i1) take and give f32; `neg`, `abs` and `square` take i32 as well."""
 
+UNARY_ELEMENTS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(UNARY, ("f32",)),
+    **dict.fromkeys(("neg", "abs", "square"), ("f32", "i32")),
+    "not": ("i1",),
+}
+"""The elements that each function of one argument takes."""
+
 EXPENSIVE = frozenset(name for name, function in UNARY.items() if function.budget > 0)
 """Functions that a target should not evaluate twice when a value is used twice."""
 
@@ -90,6 +97,16 @@ BINARY: dict[str, Callable[[Array, Array], Array]] = {
 }
 """Functions of two arguments of one element: f32 or i32 (`add`, `sub`, `mul`, `maximum`, `minimum`), `and` for i1.
 All but `pow` (budget 16) are exact."""
+
+BINARY_ELEMENTS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("add", "sub", "mul", "maximum", "minimum"), ("f32", "i32")),
+    **dict.fromkeys(("div", "pow"), ("f32",)),
+    "and": ("i1",),
+}
+"""The elements that each function of two arguments takes."""
+
+NUMBERS = ("f32", "i32")
+"""The elements that are compared and reduced."""
 
 COMPARE: dict[str, Callable[[Array, Array], Array]] = {
     "less": np.less,

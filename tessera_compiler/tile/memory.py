@@ -32,6 +32,9 @@ class LoadIndexOp(TileOperation):
     def __init__(self, buffer: SSAValue, at: SSAValue):
         super().__init__(operands=[buffer, at], result_types=[INDEX])
 
+    def verify_(self) -> None:
+        _verify_buffer(self.buffer.type, 1, "i32")
+
     def evaluate(self, buffer: Array, at: int) -> tuple[int]:
         return (int(buffer.reshape(-1)[at]),)
 
@@ -86,6 +89,9 @@ class LoadOp(TileOperation):
             result_types=[tile_type(*shape, element_name(buffer.type))],
         )
 
+    def verify_(self) -> None:
+        _verify_access(self, shape_of(self.result.type), element_name(self.result.type))
+
     def evaluate(self, buffer: Array, row: int, column: int, limit: int | None = None) -> tuple[Array]:
         shape = shape_of(self.result.type)
         rows, columns = _addresses(self, shape, row, column)
@@ -139,6 +145,7 @@ class StoreOp(IRDLOperation):
                 f"a tile of {element_name(self.value.type)} is stored to a buffer of "
                 f"{element_name(self.buffer.type)}; cast it first"
             )
+        _verify_access(self, shape_of(self.value.type), element_name(self.value.type))
 
     def evaluate(self, value: Array, buffer: Array, row: int, column: int, limit: int | None = None) -> tuple[()]:
         rows, columns = _addresses(self, value.shape, row, column)
@@ -166,7 +173,7 @@ class LoadPackedOp(TileOperation):
         super().__init__(operands=[buffer, n0, k0], result_types=[tile_type(*shape, element_name(buffer.type))])
 
     def verify_(self) -> None:
-        _verify_panels(self.buffer.type)
+        _verify_panels(self.buffer.type, self.result.type)
         if shape_of(self.result.type)[1] % 16:
             raise VerifyException("a packed tile covers whole panels: its columns must be a multiple of 16")
 
@@ -192,7 +199,7 @@ class LoadPackedRowOp(TileOperation):
         super().__init__(operands=[buffer, n, k0], result_types=[tile_type(1, columns, element_name(buffer.type))])
 
     def verify_(self) -> None:
-        _verify_panels(self.buffer.type)
+        _verify_panels(self.buffer.type, self.result.type)
 
     def evaluate(self, buffer: Array, n: int, k0: int) -> tuple[Array]:
         k = k0 + np.arange(shape_of(self.result.type)[1])
@@ -200,7 +207,28 @@ class LoadPackedRowOp(TileOperation):
         return (buffer[n // 16, k // packed, n % 16, k % packed][None, :],)
 
 
-def _verify_panels(type_: Attribute) -> None:
+def _verify_buffer(type_: Attribute, rank: int, element: str) -> None:
+    if not isinstance(type_, MemRefType) or len(type_.get_shape()) != rank or element_name(type_) != element:
+        raise VerifyException(f"expected a buffer of {element} with {rank} axes; found {type_}")
+
+
+def _verify_access(op: LoadOp | StoreOp, shape: tuple[int, int], element: str) -> None:
+    """Steps count up, and elements of a row lie one after another, so that no two elements of a tile share a place by
+    accident of a step of zero."""
+    _verify_buffer(op.buffer.type, 2, element)
+    row_step, column_step, lane_step = (each.value.data for each in (op.row_step, op.column_step, op.lane_step))
+    if row_step < 0 or column_step < 0 or lane_step < 1:
+        raise VerifyException(
+            f"row_step and column_step are at least 0 and lane_step at least 1; found {row_step}, {column_step} "
+            f"and {lane_step}"
+        )
+    if isinstance(op, StoreOp) and shape[0] > 1 and not row_step and not column_step:
+        raise VerifyException("the rows of a tile that is stored go to different places; both steps are 0")
+
+
+def _verify_panels(type_: Attribute, result: Attribute) -> None:
     shape = type_.get_shape() if isinstance(type_, MemRefType) else ()
     if len(shape) != 4 or shape[2] != 16:
         raise VerifyException(f"expected a buffer in a panel layout, [N/16, K/k, 16, k]; found {type_}")
+    if element_name(type_) != element_name(result):
+        raise VerifyException(f"a tile of {element_name(result)} is loaded from panels of {element_name(type_)}")

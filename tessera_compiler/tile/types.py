@@ -22,6 +22,7 @@ from xdsl.dialects.builtin import (
     VectorType,
 )
 from xdsl.ir import Attribute
+from xdsl.utils.exceptions import VerifyException
 
 F32 = Float32Type()
 BF16 = BFloat16Type()
@@ -55,15 +56,18 @@ def buffer_type(shape: Sequence[int | None], element: str) -> MemRefType[Attribu
 
 def element_name(type_: Attribute) -> str:
     """`f32`, `bf16`, `i1`, `i8`, `i32` or `u8`, of a tile or of a buffer."""
-    assert isinstance(type_, VectorType | MemRefType)
-    return _NAMES[type_.element_type]
+    element = type_.element_type if isinstance(type_, VectorType | MemRefType) else None
+    if element not in _NAMES:
+        raise VerifyException(f"tiles and buffers hold {', '.join(ELEMENTS)}; found {type_}")
+    return _NAMES[element]
 
 
 def shape_of(type_: Attribute) -> tuple[int, int]:
     """Rows and columns of a tile."""
-    assert isinstance(type_, VectorType)
-    rows, columns = type_.get_shape()
-    return rows, columns
+    shape = type_.get_shape() if isinstance(type_, VectorType) else ()
+    if len(shape) != 2:
+        raise VerifyException(f"every tile has rows and columns; found {type_}")
+    return shape[0], shape[1]
 
 
 def numpy_dtype(element: str) -> type[np.generic]:

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tessera_runtime.engine.request_check import check_prompt
 from tessera_runtime.engine.stop_strings import StopStrings
-from tessera_runtime.errors import ContextLengthExceeded, InvalidRequest
+from tessera_runtime.errors import InvalidRequest
 from tessera_runtime.executor.interface import Executor, ExecutorLimits, StepBatch
 from tessera_runtime.sampling.parameters import SamplingParameters
-from tessera_runtime.sampling.sampler import SampledSequence, sample
+from tessera_runtime.sampling.sampler import sample
+from tessera_runtime.sampling.sequence import SampledSequence
 from tessera_runtime.text.detokenizer import Decodes, Detokenizer
 
 
@@ -93,20 +95,6 @@ class SequenceRunner:
 def blocks_for(tokens: int, limits: ExecutorLimits) -> int:
     """Cache blocks that hold this many positions; at least one."""
     return max(-(-tokens // limits.block_tokens), 1)
-
-
-def check_prompt(prompt_ids: Sequence[int], limits: ExecutorLimits) -> None:
-    """Raises unless the prompt has tokens, all of them the model's, and leaves room for an answer."""
-    if not prompt_ids:
-        raise InvalidRequest("The prompt has no tokens.", hint="Give at least one token.")
-    if len(prompt_ids) >= limits.max_model_len:
-        raise ContextLengthExceeded(
-            f"The prompt has {len(prompt_ids)} tokens, but the context holds {limits.max_model_len}, answer included.",
-            hint="Shorten the prompt, or pack the model with a larger --max-model-len.",
-        )
-    wrong = next((token for token in prompt_ids if not 0 <= token < limits.vocab_size), None)
-    if wrong is not None:
-        raise InvalidRequest(f"Token id {wrong} is not one of the model's, which are 0 to {limits.vocab_size - 1}.")
 
 
 def generate(

@@ -7,6 +7,9 @@ al., SC 2011).
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 _MASK = (1 << 64) - 1
 _MULTIPLIER_0 = 0xD2E7470EE14C6C93
 _MULTIPLIER_1 = 0xCA5A826395121157
@@ -38,3 +41,12 @@ def philox(counter: Block, key: tuple[int, int]) -> Block:
 def uniform(seed: int, stream: int, index: int) -> float:
     """A number in [0, 1), a multiple of 2**-53: the draw for token number `index` of an answer."""
     return (philox((index, 0, 0, 0), (seed & _MASK, stream))[0] >> 11) * 2.0**-53
+
+
+def uniforms(seed: int, stream: int, index: int, count: int) -> NDArray[np.float64]:
+    """`uniform` for `count` indices in a row, made by NumPy's generator, which is the same Philox."""
+    # NumPy's counts up before its first block.
+    before = [(index - 1 >> shift) & _MASK for shift in (0, 64, 128, 192)]
+    generator = np.random.Philox(counter=np.array(before, np.uint64), key=np.array([seed & _MASK, stream], np.uint64))
+    words: NDArray[np.uint64] = generator.random_raw(4 * count)
+    return (words[::4] >> np.uint64(11)) * 2.0**-53

@@ -1,64 +1,30 @@
 """Chooses the next token of every row of a step's logits.
 
-Whatever a row's token depends on is in the row and in its `SampledSequence`: greedy rows share one argmax, and every
-drawn row is handled by itself with one uniform number of its own, so batch composition cannot change an answer. The
-draw inverts the cumulative distribution over the tokens left, in order of their ids, in float64.
+Whatever a row's token depends on is in the row and in its `SampledSequence`: every row is worked on by itself, by
+operations that know nothing of the others, with one uniform number of its own. So the batch cannot change an answer.
+
+The draw inverts the cumulative distribution over the tokens left, in order of their ids. To be fast over large
+vocabularies it is found in two stages: weights of all tokens in float32 with sums of runs of `RUN` tokens, then, in
+float64, the few tokens that matter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tessera_runtime.sampling.errors import LogitsNotFinite
-from tessera_runtime.sampling.parameters import SamplingParameters
-from tessera_runtime.sampling.random_numbers import uniform
+from tessera_runtime.sampling.sequence import SampledSequence
 
-
-class SampledSequence:
-    """What the sampler has to know of one answer: its parameters and the tokens so far."""
-
-    def __init__(
-        self, parameters: SamplingParameters, prompt_ids: Iterable[int] = (), output_ids: Iterable[int] = ()
-    ) -> None:
-        self.parameters = parameters
-        self.generated = 0
-        """Tokens drawn so far, and so the index of the next draw."""
-        self._counts: dict[int, int] = {}
-        self._prompt = frozenset(prompt_ids) if parameters.repetition_penalty != 1.0 else frozenset()
-        for token in output_ids:
-            self.append(token)
-
-    def append(self, token: int) -> None:
-        """Notes a token of the answer. Every drawn token must be appended before the next is drawn."""
-        self.generated += 1
-        if self.parameters.penalizes:
-            self._counts[token] = self._counts.get(token, 0) + 1
-
-    def penalize(self, row: NDArray[np.float32]) -> None:
-        """Applies logit_bias and the penalties to a row, in place."""
-        parameters = self.parameters
-        if parameters.logit_bias:
-            tokens = np.fromiter(parameters.logit_bias.keys(), np.int64)
-            row[tokens] += np.fromiter(parameters.logit_bias.values(), np.float32)
-        if not parameters.penalizes:
-            return
-        if parameters.repetition_penalty != 1.0:
-            seen = np.fromiter(sorted(self._prompt.union(self._counts)), np.int64)
-            seen = seen[seen < row.size]
-            values = row[seen]
-            factor = np.float32(parameters.repetition_penalty)
-            row[seen] = np.where(values < 0, values * factor, values / factor)
-        if self._counts and (parameters.frequency_penalty or parameters.presence_penalty):
-            said = np.fromiter(self._counts.keys(), np.int64)
-            times = np.fromiter(self._counts.values(), np.float32)
-            row[said] -= np.float32(parameters.frequency_penalty) * times + np.float32(parameters.presence_penalty)
-
-    @property
-    def changes_logits(self) -> bool:
-        return bool(self.parameters.logit_bias) or self.parameters.penalizes
+RUN = 1024
+SMALLEST_TEMPERATURE = 1e-6
+"""Below this a temperature is as good as this, and float32 could not divide by it."""
+_BOLD = 64.0
+_SLACK = 1e-4
+"""Candidates are chosen by float32 sums a little more generously than needed; float64 then decides."""
 
 
 def sample(logits: NDArray[np.float32], sequences: Sequence[SampledSequence]) -> NDArray[np.int64]:
@@ -68,62 +34,116 @@ def sample(logits: NDArray[np.float32], sequences: Sequence[SampledSequence]) ->
     Raises `LogitsNotFinite` if rows hold NaN or +Inf (before or after the penalties) or nothing but -Inf; it carries
     the other rows' tokens.
     """
-    best = np.argmax(logits, axis=1).astype(np.int64)
-    peaks = logits[np.arange(len(logits)), best]  # argmax stops at the first NaN, so a NaN in the row shows up here
-    bad = ~np.isfinite(peaks)
-    tokens: NDArray[np.int64] = best
-    for index, sequence in enumerate(sequences):
-        if bad[index] or (sequence.parameters.greedy and not sequence.changes_logits):
-            continue
-        row = logits[index]
-        if sequence.changes_logits:
-            row = row.copy()
-            sequence.penalize(row)
-            peak = int(np.argmax(row))
-            if not np.isfinite(row[peak]):
-                bad[index] = True
-                continue
-            tokens[index] = peak
-        if not sequence.parameters.greedy:
-            tokens[index] = _draw(row, sequence)
-    if bad.any():
-        tokens[bad] = -1
-        rows = tuple(int(row) for row in np.flatnonzero(bad))
+    tokens: NDArray[np.int64] = np.argmax(logits, axis=1).astype(np.int64)
+    # argmax stops at the first NaN, so a NaN in the row shows up here.
+    peaks = logits[np.arange(len(logits)), tokens]
+    tokens[~np.isfinite(peaks)] = -1
+    with np.errstate(all="ignore"):
+        for index, sequence in enumerate(sequences):
+            if tokens[index] >= 0 and (sequence.changes_logits or not sequence.parameters.greedy):
+                tokens[index] = _sample_row(logits[index], int(tokens[index]), sequence)
+    failed = np.flatnonzero(tokens < 0)
+    if len(failed):
         raise LogitsNotFinite(
-            f"The model's logits are not finite for {len(rows)} of {len(logits)} sequences.",
+            f"The model's logits are not finite for {len(failed)} of {len(logits)} sequences.",
             hint="Verify the package with `tessera verify`.",
-            rows=rows,
+            rows=tuple(failed.tolist()),
             tokens=tokens,
         )
     return tokens
 
 
-def _draw(row: NDArray[np.float32], sequence: SampledSequence) -> int:
+class _Scratch(threading.local):
+    """Memory for one row, per thread."""
+
+    def __init__(self) -> None:
+        self._row = np.empty(0, np.float32)
+
+    def row(self, size: int) -> NDArray[np.float32]:
+        if len(self._row) < size:
+            self._row = np.empty(size, np.float32)
+        return self._row[:size]
+
+
+_weights_memory = _Scratch()
+
+
+def _sample_row(row: NDArray[np.float32], best: int, sequence: SampledSequence) -> int:
+    """A token, or -1. `best` is the row's highest."""
+    if sequence.changes_logits:
+        row = row.copy()
+        sequence.penalize(row)
+        best = int(np.argmax(row))
+        if not np.isfinite(row[best]):
+            return -1
+    if sequence.parameters.greedy:
+        return best
+    return _draw(row, row[best], sequence)
+
+
+def _draw(row: NDArray[np.float32], peak: np.float32, sequence: SampledSequence) -> int:
     parameters = sequence.parameters
-    ids: NDArray[np.int64] | None = None  # None: all tokens
+    temperature = max(parameters.temperature, SMALLEST_TEMPERATURE)
     if 0 < parameters.top_k < row.size:
         ids = _top(row, parameters.top_k)
-        row = row[ids]
-    scaled = (row.astype(np.float64) - float(row.max())) / parameters.temperature
-    weights = np.exp(scaled)
+        total = 0.0
+    elif parameters.top_p < 1.0:
+        weights = _weights(row, peak, temperature)
+        total = float(_run_sums(weights).sum())
+        ids = _nucleus_candidates(weights, parameters.top_p, total)
+    elif parameters.min_p > 0.0:
+        border = float(peak) + temperature * float(np.log(parameters.min_p))
+        ids = np.flatnonzero(row >= np.float32(border - _SLACK * (1.0 + abs(border))))
+        total = 0.0
+    else:
+        return _draw_any(_weights(row, peak, temperature), sequence.draw())
+    exact = np.exp((row[ids].astype(np.float64) - float(peak)) / temperature)
     if parameters.top_p < 1.0:
-        kept = _nucleus(row, weights, parameters.top_p)
-        ids = kept if ids is None else ids[kept]
-        weights = weights[kept]
+        kept = _nucleus(exact, parameters.top_p * (total or float(exact.sum())))
+        ids, exact = ids[kept], exact[kept]
     if parameters.min_p > 0.0:
         # The likeliest token has weight 1 and survives every filter.
-        kept = np.flatnonzero(weights >= parameters.min_p)
-        ids = kept if ids is None else ids[kept]
-        weights = weights[kept]
-    cumulative = np.cumsum(weights)
-    point = uniform(parameters.seed, parameters.stream, sequence.generated) * cumulative[-1]
-    chosen = min(int(np.searchsorted(cumulative, point, side="right")), len(cumulative) - 1)
+        kept = np.flatnonzero(exact >= parameters.min_p)
+        ids, exact = ids[kept], exact[kept]
+    return int(ids[_invert(exact, sequence.draw() * float(exact.sum()))])
+
+
+def _weights(row: NDArray[np.float32], peak: np.float32, temperature: float) -> NDArray[np.float32]:
+    """exp((row - peak) / temperature), in memory that the next call uses again."""
+    weights = _weights_memory.row(row.size)
+    np.subtract(row, peak, out=weights)
+    if temperature != 1.0:
+        np.multiply(weights, np.float32(1.0 / temperature), out=weights)
+    return np.exp(weights, out=weights)
+
+
+def _run_sums(weights: NDArray[np.float32]) -> NDArray[np.float64]:
+    whole = weights.size // RUN * RUN
+    sums = np.einsum("ij->i", weights[:whole].reshape(-1, RUN)).astype(np.float64)  # twice as fast as sum(axis=1)
+    return sums if whole == weights.size else np.append(sums, float(weights[whole:].sum()))
+
+
+def _draw_any(weights: NDArray[np.float32], uniform: float) -> int:
+    """A token of the whole vocabulary."""
+    ends = np.cumsum(_run_sums(weights))
+    point = uniform * float(ends[-1])
+    run = min(int(np.searchsorted(ends, point, side="right")), len(ends) - 1)
+    while run and ends[run] == ends[run - 1]:  # only by rounding at the far end can a run without weight be hit
+        run -= 1
+    before = float(ends[run - 1]) if run else 0.0
+    return run * RUN + _invert(weights[run * RUN : (run + 1) * RUN].astype(np.float64), point - before)
+
+
+def _invert(weights: NDArray[np.float64], point: float) -> int:
+    """The index at which the cumulative sum passes `point`."""
+    ends = np.cumsum(weights)
+    chosen = min(int(np.searchsorted(ends, point, side="right")), len(ends) - 1)
     while weights[chosen] == 0.0:  # only by rounding at the far end can a token of probability 0 be hit
         chosen -= 1
-    return chosen if ids is None else int(ids[chosen])
+    return chosen
 
 
-def _top(row: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+def _top(row: NDArray[np.float32] | NDArray[np.float64], count: int) -> NDArray[np.int64]:
     """The ids of the `count` highest values, ascending; of equal ones at the border, the lowest ids."""
     border = np.partition(row, row.size - count)[row.size - count]
     above = np.flatnonzero(row > border)
@@ -132,12 +152,24 @@ def _top(row: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     return kept
 
 
-def _nucleus(row: NDArray[np.float32], weights: NDArray[np.float64], top_p: float) -> NDArray[np.int64]:
-    """The ids, ascending, of the fewest likeliest tokens that hold `top_p` of the probability.
+def _nucleus_candidates(weights: NDArray[np.float32], top_p: float, total: float) -> NDArray[np.int64]:
+    """All of the nucleus and few others, ascending."""
+    wanted = top_p * total * (1.0 + _SLACK)
+    # All tokens below this border together have less than 1 - top_p of the probability: the nucleus is above it. Nearly
+    # always it is above a far higher border too, above which there are far fewer.
+    border = np.float32((1.0 - top_p) * total / weights.size * (1.0 - _SLACK))
+    for factor in (_BOLD, 1.0):
+        ids = np.flatnonzero(weights >= border * np.float32(factor))
+        ordered = np.sort(weights[ids])[::-1]
+        cumulative = np.cumsum(ordered, dtype=np.float64)
+        if len(ids) and cumulative[-1] >= wanted:
+            last = ordered[int(np.searchsorted(cumulative, wanted, side="left"))]
+            return ids[weights[ids] >= last * np.float32(1.0 - _SLACK)]
+    return ids
 
-    Of equal ones the lowest ids come first. Only values are sorted: how many are needed does not depend on whose they
-    are.
-    """
+
+def _nucleus(weights: NDArray[np.float64], wanted: float) -> NDArray[np.int64]:
+    """The indices, ascending, of the fewest heaviest whose weights reach the sum `wanted`; of equal ones the lowest first."""
     cumulative = np.cumsum(np.sort(weights)[::-1])
-    count = int(np.searchsorted(cumulative, top_p * cumulative[-1], side="left")) + 1
-    return _top(row, min(count, row.size))
+    count = int(np.searchsorted(cumulative, wanted, side="left")) + 1
+    return _top(weights, count) if count < len(weights) else np.arange(len(weights))

@@ -111,13 +111,13 @@ def test_no_function_is_missing_in_the_table() -> None:
 def test_no_pair_of_elements_is_missing_in_the_table() -> None:
     ops = [op for name in TABLE for case in cases_of(name) for op in case.kernel.walk()]
     casts = {
-        (element_name(op.operand.type), dialect.element_name(op.result.type))
+        (element_name(op.operand.type), element_name(op.result.type))
         for op in ops
         if isinstance(op, dialect.CastOp)
     }
     assert casts >= dialect.CASTS
     dots = {
-        (element_name(op.left.type), dialect.element_name(op.right.type))
+        (element_name(op.left.type), element_name(op.right.type))
         for op in ops
         if isinstance(op, dialect.DotOp)
     }

@@ -15,7 +15,8 @@ from tessera_runtime.errors import InvalidRequest, NumericalError
 from tessera_runtime.sampling.errors import LogitsNotFinite
 from tessera_runtime.sampling.parameters import SamplingParameters
 from tessera_runtime.sampling.random_numbers import philox, uniform
-from tessera_runtime.sampling.sampler import SampledSequence, sample
+from tessera_runtime.sampling.sampler import sample
+from tessera_runtime.sampling.sequence import SampledSequence
 
 
 def row(*values: float) -> NDArray[np.float32]:

@@ -30,7 +30,8 @@ _DEFAULTS: dict[tuple[str, str], tuple[Blocking, ...]] = {
     # Sixteen-lane registers: 32 of them hold rows * panels sums, the panels of one step, and one broadcast.
     ("x86-64-v4", "f32"): (Blocking(1, 1, 4), Blocking(4, 4, 4), Blocking(0, 6, 4)),
     ("x86-64-v4", "bf16"): (Blocking(1, 1, 4), Blocking(4, 4, 4), Blocking(0, 6, 4)),
-    ("x86-64-v4", "u8"): (Blocking(1, 1, 4), Blocking(4, 4, 4), Blocking(0, 6, 4)),
+    # Groups of quantized columns need a float sum beside each integer one.
+    ("x86-64-v4", "u8"): (Blocking(1, 1, 4), Blocking(4, 4, 2), Blocking(0, 6, 2)),
     # Two of 16 registers a sum; exact integer products need four times as many.
     ("x86-64-v3", "f32"): (Blocking(1, 1, 4), Blocking(0, 6, 1)),
     ("x86-64-v3", "bf16"): (Blocking(1, 1, 2), Blocking(0, 4, 1)),

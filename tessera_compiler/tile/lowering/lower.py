@@ -33,7 +33,8 @@ class LoweredGroup:
 
     name: str
     kind: str
-    tuned: bool
+    tuned: bool | None
+    """Whether its blocking was measured; None if there is nothing to choose."""
     source: str
     variants: dict[str, tuple[Variant, ...]]
 
@@ -70,7 +71,7 @@ def lower_groups(groups: list[schedule.GroupOp], classes: tuple[str, ...]) -> Lo
             lowered[name] = LoweredGroup(
                 name,
                 kind,
-                kind != "linear" or group.tuned is not None,
+                group.tuned is not None if kind == "linear" else None,
                 _source(group),
                 _variants(group, arguments, name, classes),
             )

@@ -1,0 +1,183 @@
+"""What is not Tile IR is refused, in a sentence that says why."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tessera_compiler.driver import parse_ir
+from tessera_compiler.errors import InvalidGraph
+
+KERNEL = """
+"builtin.module"() ({{
+  "tile.kernel"() ({{
+  ^bb0(%f : memref<?x32xf32>, %g : memref<?x32xf32>, %i : memref<?xi32>, %w : memref<2x8x16x2xbf16>, %t : index, %l : index, %v : index):
+    %c = "tile.constant_index"() {{value = 1 : i64}} : () -> index
+    %x = "tile.full"() {{value = 1.0 : f64}} : () -> vector<2x16xf32>
+    %n = "tile.full"() {{value = 1 : i64}} : () -> vector<2x16xi32>
+    %b = "tile.full"() {{value = 1.0 : f64}} : () -> vector<2x16xbf16>
+    %q = "tile.full"() {{value = 1 : i64}} : () -> vector<2x16xi1>
+    {body}
+    "tile.return"() : () -> ()
+  }}) {{grid = {grid}, sym_name = "k"}} : () -> ()
+}}) : () -> ()
+"""
+GRID = '["T", 3 : i64]'
+STEPS = "row_step = 1 : i64, column_step = 0 : i64, lane_step = 1 : i64"
+LOAD = '%z = "tile.load"(%f, %c, %c) {{{steps}, operandSegmentSizes = array<i32: 1, 1, 1, 0>}} : (memref<?x32xf32>, index, index) -> {result}'
+STORE = '"tile.store"({value}, %g, %c, %c) {{{steps}, operandSegmentSizes = array<i32: 1, 1, 1, 1, 0>}} : ({type}, memref<?x32xf32>, index, index) -> ()'
+
+
+def kernel(body: str, grid: str = GRID) -> str:
+    return KERNEL.format(grid=grid, body=body)
+
+
+def load(steps: str = STEPS, result: str = "vector<2x16xf32>") -> str:
+    return LOAD.format(steps=steps, result=result)
+
+
+def store(value: str = "%x", steps: str = STEPS, type: str = "vector<2x16xf32>") -> str:
+    return STORE.format(value=value, steps=steps, type=type)
+
+
+def unary(function: str, operand: str, type: str, result: str) -> str:
+    return f'%z = "tile.unary"({operand}) {{function = "{function}"}} : ({type}) -> {result}'
+
+
+def binary(op: str, function: str, operands: tuple[str, str], types: tuple[str, str], result: str) -> str:
+    left, right = operands
+    return f'%z = "tile.{op}"({left}, {right}) {{function = "{function}"}} : ({types[0]}, {types[1]}) -> {result}'
+
+
+F32, BF16, I32, I1 = (f"vector<2x16x{element}>" for element in ("f32", "bf16", "i32", "i1"))
+LOOP = """%z = "tile.for"(%c, %t, {step}, %x) ({{
+    ^bb1(%j : {index}, %y : vector<2x16xf32>):
+      "tile.yield"({result}) : ({type}) -> ()
+    }}) : (index, index, index, vector<2x16xf32>) -> vector<2x16xf32>"""
+
+
+def loop(step: str = "%c", index: str = "index", result: str = "%y", type: str = F32) -> str:
+    return LOOP.format(step=step, index=index, result=result, type=type)
+
+
+def dot(left: str, right: str, accumulator: str, types: tuple[str, str, str]) -> str:
+    return f'%z = "tile.dot"({left}, {right}, {accumulator}) : ({", ".join(types)}) -> {types[2]}'
+
+
+PANELS = (
+    '%p = "tile.load_packed"(%w, %c, %c) : (memref<2x8x16x2xbf16>, index, index) -> vector<16x16xbf16>\n    '
+    '%a = "tile.full"() {value = 0.0 : f64} : () -> vector<2x16xf32>\n    '
+)
+SQUARE = '%s = "tile.full"() {value = 0.0 : f64} : () -> vector<16x16xf32>\n    '
+SQUARE_BF16 = '%s = "tile.full"() {value = 0.0 : f64} : () -> vector<16x16xbf16>\n    '
+
+VALID = {
+    "load": load(),
+    "store": store(),
+    "unary": unary("neg", "%n", I32, I32),
+    "binary": binary("binary", "add", ("%x", "%x"), (F32, F32), F32),
+    "compare": binary("compare", "less", ("%n", "%n"), (I32, I32), I1),
+    "loop": loop(),
+    "dot": SQUARE + dot("%x", "%s", "%x", (F32, "vector<16x16xf32>", F32)),
+    "program_id": '%z = "tile.program_id"() {axis = 1 : i64} : () -> index',
+}
+
+INVALID = [
+    (unary("sinc", "%x", F32, F32), "unknown function 'sinc'; known: neg, abs"),
+    (unary("exp", "%n", I32, I32), "exp is not defined on i32, only on f32"),
+    (unary("not", "%x", F32, F32), "not is not defined on f32, only on i1"),
+    (unary("exp", "%b", BF16, BF16), "exp is not defined on bf16"),
+    (unary("exp", "%x", F32, "vector<2x17xf32>"), "the result of a unary function must be vector<2x16xf32>"),
+    (binary("binary", "hypot", ("%x", "%x"), (F32, F32), F32), "unknown function 'hypot'"),
+    (binary("binary", "add", ("%x", "%n"), (F32, I32), F32), "one element type; cast one of them"),
+    (binary("binary", "div", ("%n", "%n"), (I32, I32), I32), "div is not defined on i32, only on f32"),
+    (binary("binary", "and", ("%x", "%x"), (F32, F32), F32), "and is not defined on f32, only on i1"),
+    (binary("binary", "add", ("%x", "%x"), (F32, F32), "vector<2x1xf32>"), "the result of a binary function must be"),
+    (SQUARE + binary("binary", "add", ("%x", "%s"), (F32, "vector<16x16xf32>"), F32), "do not broadcast"),
+    (binary("compare", "like", ("%x", "%x"), (F32, F32), I1), "unknown comparison 'like'; known: less"),
+    (binary("compare", "less", ("%x", "%n"), (F32, I32), I1), "one element type; cast one of them"),
+    (binary("compare", "less", ("%b", "%b"), (BF16, BF16), I1), "less is not defined on bf16, only on f32 and i32"),
+    (binary("compare", "less", ("%x", "%x"), (F32, F32), F32), "the result of a comparison must be vector<2x16xi1>"),
+    (f'%z = "tile.select"(%x, %x, %x) : ({F32}, {F32}, {F32}) -> {F32}', "the condition of a select is a tile of i1"),
+    (f'%z = "tile.select"(%q, %x, %n) : ({I1}, {F32}, {I32}) -> {F32}', "the sides of a select have one element type"),
+    (f'%z = "tile.select"(%q, %x, %x) : ({I1}, {F32}, {F32}) -> {I32}', "the result of a select must be"),
+    (f'%z = "tile.cast"(%b) : ({BF16}) -> {I32}', "no cast from bf16 to i32"),
+    (f'%z = "tile.cast"(%b) : ({BF16}) -> vector<1x16xf32>', "the result of a cast must be vector<2x16xf32>"),
+    (
+        f'%z = "tile.reduce"(%x) {{function = "mean"}} : ({F32}) -> vector<2x1xf32>',
+        "unknown reduction 'mean'; known: sum, max, min",
+    ),
+    (f'%z = "tile.reduce"(%x) {{function = "sum"}} : ({F32}) -> {F32}', "the result of a reduction must be"),
+    (f'%z = "tile.reduce"(%b) {{function = "sum"}} : ({BF16}) -> vector<2x1xbf16>', "sum is not defined on bf16"),
+    (dot("%x", "%x", "%x", (F32, F32, F32)), "does not fit"),
+    (SQUARE + dot("%x", "%s", "%n", (F32, "vector<16x16xf32>", I32)), "no dot of f32 and f32 into i32"),
+    (
+        SQUARE_BF16 + dot("%b", "%s", "%x", (BF16, "vector<16x16xbf16>", F32)),
+        "a dot of bf16 and bf16 takes its right operand from panels",
+    ),
+    (PANELS + dot("%x", "%p", "%a", (F32, "vector<16x16xbf16>", F32)), "a dot of f32 with panels of bf16"),
+    (PANELS + dot("%b", "%p", "%a", (BF16, "vector<16x16xbf16>", F32)), "is loaded with lane_step 1"),
+    (load(result="vector<2x16xi8>"), "expected a buffer of i8 with 2 axes; found memref<?x32xf32>"),
+    (load(result="vector<16xf32>"), "every tile has rows and columns; found vector<16xf32>"),
+    (load(result="vector<2x16xf64>"), "tiles and buffers hold f32, bf16, i1, i8, i32, u8; found vector<2x16xf64>"),
+    (load(STEPS.replace("lane_step = 1", "lane_step = 0")), "lane_step at least 1; found 1, 0 and 0"),
+    (load(STEPS.replace("row_step = 1", "row_step = -1")), "at least 0"),
+    (store("%b", type=BF16), "a tile of bf16 is stored to a buffer of f32; cast it first"),
+    (store(steps=STEPS.replace("row_step = 1", "row_step = 0")), "go to different places; both steps are 0"),
+    (load().replace("%f", "%g") + "\n    " + store(), "k loads from a buffer that it stores to"),
+    ('%z = "tile.load_index"(%f, %c) : (memref<?x32xf32>, index) -> index', "expected a buffer of i32 with 1 axes"),
+    (
+        '%z = "tile.load_packed"(%f, %c, %c) : (memref<?x32xf32>, index, index) -> vector<16x16xf32>',
+        "expected a buffer in a panel layout, [N/16, K/k, 16, k]; found memref<?x32xf32>",
+    ),
+    (
+        '%z = "tile.load_packed"(%w, %c, %c) : (memref<2x8x16x2xbf16>, index, index) -> vector<16x8xbf16>',
+        "its columns must be a multiple of 16",
+    ),
+    (
+        '%z = "tile.load_packed_row"(%w, %c, %c) : (memref<2x8x16x2xbf16>, index, index) -> vector<1x8xf32>',
+        "a tile of f32 is loaded from panels of bf16",
+    ),
+    (
+        '%z = "tile.index"(%c, %c) {function = "pow"} : (index, index) -> index',
+        "unknown index function 'pow'; known: add, sub, mul, div, rem, min, max",
+    ),
+    ('%z = "tile.program_id"() {axis = 2 : i64} : () -> index', "a grid of 2 axes has no axis 2"),
+    ('%z = "tile.full"() {value = 1 : i64} : () -> vector<1x1xf32>', "full of one number of its kind"),
+    (
+        '%z = "tile.iota"(%c) {axis = 0 : i64} : (index) -> vector<1x16xi32>',
+        "iota along axis 0 cannot give vector<1x16xi32>",
+    ),
+    (loop(step="%t"), "the step of a loop is a constant of at least 1"),
+    (loop(index="i32"), "the body of a loop takes the index, then the carried tiles"),
+    (loop(result="%n", type=I32), "the body of a loop ends by yielding the carried tiles"),
+]
+
+
+@pytest.mark.parametrize("name", VALID)
+def test_valid(name: str) -> None:
+    parse_ir(kernel(VALID[name]))
+
+
+@pytest.mark.parametrize(("body", "words"), INVALID, ids=[words[:40] for _, words in INVALID])
+def test_invalid(body: str, words: str) -> None:
+    with pytest.raises(InvalidGraph, match=re.escape(words)):
+        parse_ir(kernel(body))
+
+
+@pytest.mark.parametrize("entry", ['"S"', '"T/0"', '"T / 4"', "0 : i64", "-3 : i64"])
+def test_invalid_grids(entry: str) -> None:
+    with pytest.raises(InvalidGraph, match="an entry of a grid is a positive integer, T, L, T/m or L/m"):
+        parse_ir(kernel("", grid=f"[{entry}, 1 : i64]"))
+
+
+def test_a_kernel_takes_buffers_then_indices() -> None:
+    text = kernel("").replace("%t : index", "%t : i64")
+    with pytest.raises(InvalidGraph, match="a kernel takes its buffers, then three indices: T, L and W"):
+        parse_ir(text)
+
+
+def test_text_that_is_no_ir_at_all() -> None:
+    with pytest.raises(InvalidGraph, match="not valid Tessera IR"):
+        parse_ir("hello")
