@@ -75,7 +75,7 @@ def check_numerics(values: Array, name: str = "values") -> Array:
         first = tuple(int(index) for index in np.argwhere(wrong)[0])
         raise NumericalError(
             f"Of {array.size} {name}, {nan} are NaN and {int(wrong.sum()) - nan} infinite; the first is at {first}.",
-            hint="`tessera verify --layers` shows the layer of a package where numbers first go wrong.",
+            hint="What produced this value is the place to look.",
         )
     return array
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tessera.server import Module
+    from tessera.packages import Module
 
-BFLOAT16 = ({"avx512_bf16"}, {"bf16"})
-INT8_DOT = ({"avx512_vnni"}, {"i8mm"})
+BFLOAT16 = frozenset({"avx512_bf16", "bf16"})
+INT8_DOT = frozenset({"avx512_vnni", "i8mm"})
 """Features that mark fast arithmetic, of x86-64 and of aarch64."""
 
 
@@ -28,26 +25,29 @@ class Device:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a router needs to know to place a model here."""
+    """What a router needs to know to place a model here; `tessera info` shows the same."""
 
     machine: str
     """`x86_64` or `aarch64`."""
     system: str
-    targets: tuple[str, ...]
+    processor: str
+    classes: tuple[str, ...]
+    """Machine classes whose code runs here, the least first."""
+    features: tuple[str, ...]
+    """Of the processor, those that decide how fast a model runs, under the names of /proc/cpuinfo."""
+    backends: tuple[str, ...]
     """Targets of a package that this runtime executes, the fastest first."""
     abis: tuple[int, ...]
     """Program ABIs it reads (docs/spec/program.md)."""
     formats: tuple[int, ...]
     """Package formats it reads (docs/spec/tspkg.md)."""
+    numerics: tuple[str, ...]
     cores: int
     """Cores this process may use: its affinity and its control group's quota."""
     physical_cores: int
     """Of those, how many have arithmetic units of their own: the default number of threads."""
     memory_bytes: int
-    """Of the machine, or what the control group allows."""
-    available_bytes: int
-    features: tuple[str, ...]
-    """Of the processor, under the names of /proc/cpuinfo."""
+    available_memory_bytes: int
     bfloat16: bool
     """Whether the processor multiplies bfloat16 in hardware."""
     int8_dot: bool
@@ -66,30 +66,29 @@ class Capabilities:
 
 
 def capabilities() -> Capabilities:
-    """Looks at the machine; takes about a millisecond."""
-    from tessera_runtime.executor.cpu.processor import physical_cores, read_processor, usable_cores
-    from tessera_runtime.loading import PREFERENCE
-    from tessera_runtime.package.manifest import READABLE_FORMATS
-    from tessera_runtime.package.reader import SUPPORTED_ABIS
+    """Looks at the machine; takes a few milliseconds."""
+    from tessera_runtime.observe.capabilities import capabilities as look
 
-    processor = read_processor()
-    cores = usable_cores()
-    total, available = _memory()
+    facts = look()
+    features = frozenset(facts["features"])
     return Capabilities(
-        machine=processor.machine,
-        system=platform.system().lower(),
-        targets=PREFERENCE,
-        abis=SUPPORTED_ABIS,
-        formats=READABLE_FORMATS,
-        cores=len(cores),
-        physical_cores=physical_cores(cores),
-        memory_bytes=total,
-        available_bytes=available,
-        features=tuple(sorted(processor.features)),
-        bfloat16=any(wanted <= processor.features for wanted in BFLOAT16),
-        int8_dot=any(wanted <= processor.features for wanted in INT8_DOT),
+        machine=facts["machine"],
+        system=facts["system"],
+        processor=facts["processor"],
+        classes=tuple(facts["classes"]),
+        features=tuple(facts["features"]),
+        backends=tuple(facts["backends"]),
+        abis=tuple(facts["abis"]),
+        formats=tuple(facts["formats"]),
+        numerics=tuple(facts["numerics"]),
+        cores=facts["cores"],
+        physical_cores=facts["physical_cores"],
+        memory_bytes=facts["memory_bytes"],
+        available_memory_bytes=facts["available_memory_bytes"],
+        bfloat16=bool(features & BFLOAT16),
+        int8_dot=bool(features & INT8_DOT),
         mesh={"tp": 1, "pp": 1, "dp": 1},
-        devices=(Device("cpu", _processor_name() or processor.machine, total),),
+        devices=(Device("cpu", facts["processor"], facts["memory_bytes"]),),
     )
 
 
@@ -109,39 +108,3 @@ def target_for(module: Module) -> tuple[str, str] | None:
         except TargetUnavailable:
             continue
     return None
-
-
-def _memory() -> tuple[int, int]:
-    page = os.sysconf("SC_PAGE_SIZE")
-    total, available = page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
-    for line in (_read(Path("/proc/meminfo")) or "").splitlines():
-        if line.startswith("MemAvailable:"):
-            available = int(line.split()[1]) << 10
-    limit = _group_limit()
-    if limit is not None and limit < total:
-        used = int(_read(Path("/sys/fs/cgroup/memory.current")) or 0)
-        return limit, max(0, min(available, limit - used))
-    return total, available
-
-
-def _group_limit() -> int | None:
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        text = _read(Path("/sys/fs/cgroup") / name) or ""
-        if text.isdigit():
-            return int(text)
-    return None
-
-
-def _processor_name() -> str | None:
-    for line in (_read(Path("/proc/cpuinfo")) or "").splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            return value.strip()
-    return None
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return None

@@ -103,10 +103,14 @@ class Checkpoint:
         return self._load(name, entry, 0, _elements(entry)).reshape(entry.shape)
 
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows `start..stop` of a tensor (along its first axis) as float32; nothing else of it is read."""
+        """Rows `start..stop` of a tensor (along its first axis) as float32; nothing else of it is read.
+
+        A single number is one row.
+        """
         entry = self._entry(name)
-        row = _elements(entry) // max(entry.shape[0], 1)
-        return self._load(name, entry, start * row, stop * row).reshape(stop - start, *entry.shape[1:])
+        shape = entry.shape or (1,)
+        row = _elements(entry) // max(shape[0], 1)
+        return self._load(name, entry, start * row, stop * row).reshape(stop - start, *shape[1:])
 
     def read_stored(self, name: str) -> NDArray[Any]:
         """The whole tensor as it is stored (bf16 as its 16 bits); `as_float32` makes numbers of it."""

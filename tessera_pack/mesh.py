@@ -20,7 +20,7 @@ def parse_mesh(text: str, targets: tuple[str, ...]) -> Mesh:
         axis, equals, number = (piece.strip() for piece in part.partition("="))
         if axis not in AXES or not equals or not re.fullmatch("[1-9][0-9]{0,4}", number):
             raise MeshInvalid(
-                f"A mesh is written like 'tp=1,pp=1,dp=1', with whole numbers from 1 to 99999; found {text!r}.",
+                f"A mesh is written like 'tp=1,pp=1,dp=1', with whole numbers from 1 to 99999; found {text[:80]!r}.",
                 hint="Leave --mesh out for a single device.",
             )
         if axis in seen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from tessera_compiler.module import CompiledModule
 from tessera_pack.checkpoint import Checkpoint
@@ -32,7 +35,9 @@ from tessera_runtime.package.manifest import (
     Memory,
     Mesh,
     Model,
+    Name,
     Target,
+    Version,
 )
 from tessera_runtime.package.paths import program_path, shard_path
 from tessera_runtime.package.reader import open_package
@@ -118,15 +123,17 @@ def pack(options: PackOptions, *, progress: Progress) -> PackReport:
             hint="Use --target cpu.",
         )
     mesh = parse_mesh(options.mesh, options.targets)
+    _check_identity(options)
     clock = _Clock(progress)
     with PackageWriter(options.out) as writer, clock.phase("read"), _resolved(options) as source:
         checkpoint = Checkpoint(source.directory)
+        # Before the long work: that a tokenizer is missing should not take a minute to find.
+        write_text_files(writer, source.directory)
         clock.next("compile")
         facts, compiled, names = _compile(source.directory, checkpoint, options)
         clock.next("write")
         writer.require_space(_estimate(compiled))
         _write_compiled(writer, compiled)
-        write_text_files(writer, source.directory)
         _write_weights(writer, compiled, checkpoint, names, progress)
         manifest = _manifest(options, mesh, source, facts, compiled, writer)
         manifest = writer.seal(manifest)
@@ -137,6 +144,25 @@ def pack(options: PackOptions, *, progress: Progress) -> PackReport:
         size = sum(entry.size for entry in writer.entries)
         out = writer.publish()
     return PackReport(out, manifest, size, clock.seconds)
+
+
+def _check_identity(options: PackOptions) -> None:
+    """Raises `OptionInvalid` for a name or version that a manifest cannot have."""
+    for option, value, kind, rule in (
+        ("--name", options.name, Name, "letters, digits, '.', '_' and '-', at most 128, the first a letter or digit"),
+        ("--version", options.version, Version, "three numbers such as 1.0.0, and a suffix such as -rc1 if needed"),
+    ):
+        if value is None:
+            continue
+        try:
+            msgspec.convert(value, kind)
+        except msgspec.ValidationError:
+            raise OptionInvalid(f"The {option[2:]} of a package has {rule}; found {value[:140]!r}.") from None
+
+
+def _name_of(source: ResolvedSource) -> str:
+    """A package's name made from that of its source, which may hold anything that a folder's name may."""
+    return re.sub("[^A-Za-z0-9._-]+", "-", source.name).strip("-._")[:128] or "model"
 
 
 @contextmanager
@@ -263,7 +289,7 @@ def _manifest(
     config = facts.config
     return Manifest(
         format=1,
-        name=options.name or source.name,
+        name=_name_of(source) if options.name is None else options.name,
         version=options.version,
         entry="main.decode_graph",
         mesh=mesh,
@@ -308,8 +334,6 @@ def _manifest(
 
 
 def _with_evidence(writer: PackageWriter, manifest: Manifest, directory: Path, progress: Progress) -> Manifest:
-    import msgspec
-
     from tessera_pack.evidence import collect_evidence
 
     # Sizes are enough: every byte was hashed a moment ago, as it was written.

@@ -87,4 +87,4 @@ def _gguf_licence(path: Path) -> str | None:
     from gguf import GGUFReader
 
     field = GGUFReader(path).get_field("general.license")
-    return str(field.contents()) if field is not None else None
+    return str(field.contents()) or None if field is not None else None

@@ -6,8 +6,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from golden_files import Golden
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write golden files anew instead of comparing")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """The golden files of the test's own folder."""
+    return Golden(request.path.parent / "golden", bool(request.config.getoption("--update-golden", default=False)))
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from transformers import AutoConfig
@@ -68,43 +69,54 @@ MODELS: dict[str, dict[str, Any]] = {
     "glm": _USUAL,
     "cohere": _USUAL,
 }
-"""A ragged Llama (no size is a multiple of anything), softcaps and windows, LayerNorm with biases, per-head norms, and rotary
-embeddings that are partial and interleaved."""
+"""A ragged Llama (no size is a multiple of anything), softcaps and windows, LayerNorm with biases, per-head norms, and
+rotary embeddings that are partial and interleaved."""
 
 
 @dataclass(frozen=True)
 class TinyModel:
-    """A simplified graph, not to be changed, and random weights for it."""
+    """A graph as it is imported and simplified, neither to be changed, and random weights for it."""
 
     name: str
-    module: ModuleOp
+    imported: ModuleOp
+    simplified: ModuleOp
     weights: dict[str, Array]
     vocab_size: int
 
     def graph(self) -> ModuleOp:
-        """A copy to compile."""
-        return self.module.clone()
+        """A copy of the simplified graph, to lower."""
+        return self.simplified.clone()
 
     def options(self, dtype: str, classes: Sequence[str]) -> CompileOptions:
         return CompileOptions(dtype, MAX_MODEL_LEN, self.vocab_size, max_tokens=128, classes=tuple(classes))
 
 
-@lru_cache(maxsize=None)
+@cache
 def tiny_model(name: str) -> TinyModel:
     imported = import_model(AutoConfig.for_model(name, **MODELS[name]))
-    simplify(imported.module)
+    simplified = imported.module.clone()
+    simplify(simplified)
     random = np.random.default_rng(list(name.encode()))
     weights = {}
     for weight, shape in sorted(imported.weights.items()):
         values = random.standard_normal(shape) * (0.15 if len(shape) > 1 else 0.2)
         weights[weight] = (values + (0 if len(shape) > 1 else 1)).astype(np.float32)
-    return TinyModel(name, imported.module, weights, imported.vocab_size)
+    return TinyModel(name, imported.module, simplified, weights, imported.vocab_size)
 
 
-@lru_cache(maxsize=None)
+@cache
 def compiled(name: str, dtype: str, classes: tuple[str, ...]) -> CompiledModule:
     model = tiny_model(name)
-    return compile_module(model.graph(), model.options(dtype, classes))
+    return compile_module(model.imported.clone(), model.options(dtype, classes))
+
+
+def slow_from(count: int, parameters: Sequence[Any]) -> list[Any]:
+    """Parameters of a test, of which only the first `count` run in a fast run."""
+    slow = [
+        pytest.param(*(each if isinstance(each, tuple) else (each,)), marks=pytest.mark.slow)
+        for each in parameters[count:]
+    ]
+    return [*parameters[:count], *slow]
 
 
 def packed_weights(result: CompiledModule, weights: dict[str, Array], folder: Path) -> dict[str, Array]:

@@ -27,6 +27,8 @@ class Page:
 
 PAGES = [
     Page("docs/spec/graph-ir.md", "tessera_compiler.graph.dialect"),
+    Page("docs/spec/schedule-ir.md", "tessera_compiler.schedule.dialect", "SCHEDULE_OPERATIONS"),
+    Page("docs/spec/tile-ir.md", "tessera_compiler.tile.dialect", "TILE_OPERATIONS"),
 ]
 
 

@@ -17,6 +17,10 @@ COMMANDS = {
     "plan": "Say what a package needs in memory and how many users fit.",
     "generate": "Continue a prompt, or answer one message.",
     "eval": "Measure perplexity on a text.",
+    "run": "Serve packages over HTTP.",
+    "chat": "Talk with a package or a server in the terminal.",
+    "bench": "Measure the speed of a package or a server.",
+    "info": "Show what this machine can run.",
     "version": "Show versions.",
 }
 """Each command and the line that `--help` shows for it; the command itself is

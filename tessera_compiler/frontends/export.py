@@ -12,7 +12,7 @@ from torch.export import Dim, ExportedProgram
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from tessera_compiler.errors import CompileError, ExportFailed
+from tessera_compiler.errors import CompileError, ExportFailed, InvalidCheckpoint
 from tessera_compiler.frontends.attention_op import IMPLEMENTATION
 from tessera_compiler.frontends.buffers import fix_rotary_embeddings, parameters_on_meta
 
@@ -63,12 +63,21 @@ def module_path(path: str) -> str:
 def export(model_class: type[PreTrainedModel], config: PreTrainedConfig, max_model_len: int) -> ExportedModel:
     """Builds the model without weights, in float32, and exports one step of it.
 
-    Raises ExportFailed, with torch's reason, if the model's code cannot be traced.
+    Raises ExportFailed, with torch's reason, if the model's code cannot be traced, and InvalidCheckpoint if the model
+    cannot be built.
     """
     with torch.no_grad():
         with parameters_on_meta():
             build: Any = model_class._from_config
-            model: PreTrainedModel = build(config, attn_implementation=IMPLEMENTATION, dtype=torch.float32).eval()
+            try:
+                model: PreTrainedModel = build(config, attn_implementation=IMPLEMENTATION, dtype=torch.float32).eval()
+            except Exception as error:
+                # Each model class fails in its own way on a configuration that contradicts itself.
+                reason = " ".join(str(error).split()).rstrip(".")
+                raise InvalidCheckpoint(
+                    f"transformers cannot build {model_class.__name__} from this configuration: "
+                    f"{type(error).__name__}: {reason}. Compare config.json with that of the model's source."
+                ) from error
         fix_rotary_embeddings(model, max_model_len)
         saved = set(model.state_dict())
         buffers = {name: value.clone() for name, value in model.named_buffers() if name not in saved}

@@ -163,4 +163,5 @@ def _aliases(exported: ExportedModel) -> dict[str, tuple[str, ...]]:
 
 
 def _sentence(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if text.endswith(".") else f"{text}."

@@ -371,4 +371,5 @@ GROUP_OPERATIONS: tuple[type[ScheduleOp], ...] = (
     CacheWriteOp,
     AttendOp,
 )
-SCHEDULE = Dialect("schedule", [*GROUP_OPERATIONS, YieldOp, GroupOp], [])
+SCHEDULE_OPERATIONS = (*GROUP_OPERATIONS, GroupOp, YieldOp)
+SCHEDULE = Dialect("schedule", list(SCHEDULE_OPERATIONS), [])

@@ -1,4 +1,7 @@
-"""Runs a program in NumPy, at any stage of its planning: the meaning of Schedule IR, against which lowerings are tested."""
+"""Runs a program in NumPy, at any stage of its planning: the meaning of Schedule IR.
+
+Lowerings are tested against it.
+"""
 
 from __future__ import annotations
 
@@ -113,4 +116,4 @@ def _evaluate(op: Operation, values: dict[SSAValue, Array], cache: Cache) -> Non
     elif isinstance(op, GraphOp):
         values.update(zip(op.results, op.evaluate(*operands), strict=True))
     else:
-        raise InvalidGraph(f"a program of Schedule IR holds weights, groups and what they are made of; found {op.name}.")
+        raise InvalidGraph(f"a program of Schedule IR holds weights, groups and ops of groups; found {op.name}.")

@@ -19,7 +19,7 @@ _UNKNOWN_MEMORY = 4 << 30
 
 
 def plan_engine(settings: EngineSettings, program: ExecutorLimits, free_bytes: int) -> EngineLimits:
-    """Raises `InvalidRequest` if the settings ask for more than the program allows, or for a cache that holds nothing."""
+    """Raises `InvalidRequest` for settings beyond what the program allows, or a cache that holds nothing."""
     batch_tokens = _within("max_batch_tokens", settings.max_batch_tokens, program.max_tokens)
     model_len = _within("max_model_len", settings.max_model_len, program.max_model_len)
     # A step must have a token for each sequence, or some would wait for ever.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tessera_runtime.engine.batch import BatchBuilder, rows_of
 from tessera_runtime.engine.protocol import EngineStatistics, Failure, Output, Submit
 from tessera_runtime.engine.request import Request, check_submission, read_logprob
-from tessera_runtime.errors import InvalidRequest, NumericalError, TesseraError
+from tessera_runtime.errors import NumericalError, TesseraError
 from tessera_runtime.executor.interface import Executor, ExecutorLimits, StepBatch
 from tessera_runtime.kvcache.block_pool import BlockPool
 from tessera_runtime.sampling.errors import LogitsNotFinite
@@ -82,9 +82,11 @@ class EngineCore:
 
     def submit(self, submit: Submit) -> None:
         """Takes a request, or says in the next step's outputs why not."""
+        if submit.request_id in self._requests:
+            # An answer would be taken for the end of the first, which goes on.
+            _log.error("the request id %s is in use; its second submission is ignored", submit.request_id)
+            return
         try:
-            if submit.request_id in self._requests:
-                raise InvalidRequest(f"The request id {submit.request_id!r} is in use.")
             check_submission(submit, self._limits, self._pool.total)
         except TesseraError as error:
             self.refuse(submit.request_id, error)

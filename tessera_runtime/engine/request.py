@@ -34,7 +34,8 @@ def check_submission(submit: Submit, limits: ExecutorLimits, cache_blocks: int) 
     longest = len(submit.prompt_ids) + allowed - 1
     if -(-longest // limits.block_tokens) > cache_blocks:
         raise ContextLengthExceeded(
-            f"Prompt and answer may take {longest + 1} tokens, and the KV cache holds {cache_blocks * limits.block_tokens}.",
+            f"Prompt and answer may take {longest + 1} tokens, and the KV cache holds "
+            f"{cache_blocks * limits.block_tokens}.",
             hint="Ask for fewer tokens, or serve with more --kv-memory.",
         )
 

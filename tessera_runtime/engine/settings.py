@@ -11,7 +11,7 @@ LANES = 3
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Made with a value out of its range, it raises `InvalidRequest`. None always means: what the package or the machine allows."""
+    """Made with a value out of its range, it raises `InvalidRequest`. None means: what package and machine allow."""
 
     package: str = ""
     """The folder of the package."""
@@ -20,17 +20,19 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_batch_tokens: int | None = None
     """Tokens of one step, at most the program's limit."""
     max_sequences: int = 256
-    """Answers that are worked on at once; others wait. Never more than `max_batch_tokens`, so that each gets a token a step."""
+    """Answers that are worked on at once; others wait. Cut to `max_batch_tokens`, so that each gets a token a step."""
     max_model_len: int | None = None
     """Prompt and answer together; at most the program's."""
     kv_memory: int | None = None
-    """Bytes for the KV cache. None: half of the memory that is free, or what `max_sequences` of the longest requests need."""
+    """Bytes for the KV cache. None: half of the free memory, or what `max_sequences` of the longest requests need."""
     pages: int | None = None
     """Blocks of the KV cache; goes before `kv_memory`."""
     prefix_reuse: bool = True
     """Whether blocks of finished prompts and answers are kept for others that begin alike."""
     lane_shares: tuple[float, float, float] = (1.0, 1.0, 0.75)
     """Of `max_sequences`, the part that each priority lane may occupy at most; at least one sequence."""
+    check_when_idle: bool = False
+    """Whether the books of scheduler and cache are checked each time the engine runs out of work: for debugging."""
 
     def __post_init__(self) -> None:
         for name in ("threads", "max_batch_tokens", "max_model_len", "kv_memory", "pages"):

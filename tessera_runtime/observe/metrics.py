@@ -47,9 +47,7 @@ class ServerMetrics:
             ["model", "outcome"],
             registry=registry,
         )
-        self._prompt_tokens = Counter(
-            "tessera_prompt_tokens_total", "Tokens of prompts.", ["model"], registry=registry
-        )
+        self._prompt_tokens = Counter("tessera_prompt_tokens_total", "Tokens of prompts.", ["model"], registry=registry)
         self._cached_tokens = Counter(
             "tessera_prompt_cached_tokens_total",
             "Tokens of prompts that were not computed because of earlier requests.",
@@ -87,10 +85,10 @@ class ServerMetrics:
             buckets=DURATION,
             registry=registry,
         )
-        self._queue = Histogram(
-            "tessera_request_queue_seconds",
+        self._preparation = Histogram(
+            "tessera_request_preparation_seconds",
             "From the headers of a request until it is handed to an engine: reading, template, tokenizing.",
-            ["endpoint"],
+            ["model"],
             buckets=FIRST_TOKEN,
             registry=registry,
         )
@@ -109,8 +107,8 @@ class ServerMetrics:
         """To be called with the number of answers that a step advanced."""
         return self._batch.labels(model).observe
 
-    def observe_submission(self, endpoint: str, seconds: float) -> None:
-        self._queue.labels(endpoint).observe(seconds)
+    def observe_preparation(self, model: str, seconds: float) -> None:
+        self._preparation.labels(model).observe(seconds)
 
     def observe_generation(self, model: str, answers: Sequence[Answer], prompt_tokens: int, outcome: str) -> None:
         """Counts the answers of a request that has ended, well or not."""

@@ -42,7 +42,8 @@ def check_weights(program: Mapping[str, Any], tensors: Mapping[str, TensorEntry]
 def check_launches(program: Mapping[str, Any], cache_layers: int) -> str:
     """Every launch names a known group and arguments in range: the set of kernels is closed."""
     groups = program["groups"]
-    ranges = {"buffer": len(program["buffers"]), "weight": len(program["weights"]), "cache": cache_layers}
+    ranges = {"buffer": len(program["buffers"]), "weight": len(program["weights"])}
+    ranges |= {"cache_key": cache_layers, "cache_value": cache_layers}
     used = set()
     for index, launch in enumerate(_items(program, "launches")):
         where = f"launches[{index}]"

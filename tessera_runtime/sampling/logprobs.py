@@ -13,7 +13,7 @@ MAX_TOP = 20
 
 
 def log_normalizer(row: NDArray[np.float32]) -> float:
-    """log(sum(exp(row))), summed in float64. Raises `NumericalError` if the row holds NaN or +Inf, or nothing but -Inf."""
+    """log(sum(exp(row))), summed in float64. Raises `NumericalError` if the row holds NaN, +Inf or nothing but -Inf."""
     peak = float(row.max())
     if not math.isfinite(peak):
         raise NumericalError("The model's logits are not finite.", hint="Verify the package with `tessera verify`.")
@@ -21,7 +21,9 @@ def log_normalizer(row: NDArray[np.float32]) -> float:
 
 
 def token_logprobs(row: NDArray[np.float32], token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
-    """The log-probability of `token`, and the `top` likeliest tokens with theirs, the likeliest first, of equal ones the lowest id."""
+    """The log-probability of `token`, and the `top` likeliest tokens with theirs: the likeliest first, of equal
+    ones the lowest id.
+    """
     normalizer = log_normalizer(row)
     chosen = float(row[token]) - normalizer
     if not top:

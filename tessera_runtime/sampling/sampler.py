@@ -22,7 +22,8 @@ from tessera_runtime.sampling.sequence import SampledSequence
 RUN = 1024
 SMALLEST_TEMPERATURE = 1e-6
 """Below this a temperature is as good as this, and float32 could not divide by it."""
-_BOLD = 64.0
+_SAMPLED = 32
+_RESERVE = 0.8
 _SLACK = 1e-4
 """Candidates are chosen by float32 sums a little more generously than needed; float64 then decides."""
 
@@ -155,11 +156,13 @@ def _top(row: NDArray[np.float32] | NDArray[np.float64], count: int) -> NDArray[
 def _nucleus_candidates(weights: NDArray[np.float32], top_p: float, total: float) -> NDArray[np.int64]:
     """All of the nucleus and few others, ascending."""
     wanted = top_p * total * (1.0 + _SLACK)
-    # All tokens below this border together have less than 1 - top_p of the probability: the nucleus is above it. Nearly
-    # always it is above a far higher border too, above which there are far fewer.
-    border = np.float32((1.0 - top_p) * total / weights.size * (1.0 - _SLACK))
-    for factor in (_BOLD, 1.0):
-        ids = np.flatnonzero(weights >= border * np.float32(factor))
+    tail = (1.0 - top_p) * total * (1.0 - _SLACK)
+    # All tokens below the second border together have less than `tail`, so the nucleus is above it for certain. The
+    # first is where the tail ends in a sample of the tokens, with some reserve; nearly always the nucleus is above it.
+    ordered = np.sort(weights[::_SAMPLED])
+    lightest = int(np.searchsorted(np.cumsum(ordered, dtype=np.float64), _RESERVE * tail / _SAMPLED))
+    for border in (ordered[min(lightest, len(ordered) - 1)], np.float32(tail / weights.size)):
+        ids = np.flatnonzero(weights >= border)
         ordered = np.sort(weights[ids])[::-1]
         cumulative = np.cumsum(ordered, dtype=np.float64)
         if len(ids) and cumulative[-1] >= wanted:
@@ -169,7 +172,10 @@ def _nucleus_candidates(weights: NDArray[np.float32], top_p: float, total: float
 
 
 def _nucleus(weights: NDArray[np.float64], wanted: float) -> NDArray[np.int64]:
-    """The indices, ascending, of the fewest heaviest whose weights reach the sum `wanted`; of equal ones the lowest first."""
-    cumulative = np.cumsum(np.sort(weights)[::-1])
-    count = int(np.searchsorted(cumulative, wanted, side="left")) + 1
-    return _top(weights, count) if count < len(weights) else np.arange(len(weights))
+    """The indices, ascending, of the fewest heaviest that reach the sum `wanted`; of equal ones the lowest first."""
+    ordered = np.sort(weights)[::-1]
+    count = int(np.searchsorted(np.cumsum(ordered), wanted, side="left")) + 1
+    if count >= len(weights):
+        return np.arange(len(weights))
+    kept = np.flatnonzero(weights >= ordered[count - 1])
+    return kept if len(kept) == count else _top(weights, count)

@@ -3,10 +3,10 @@
 There is one idea: a sequence has tokens, of which some are computed, and each step hands out a budget of tokens. A
 sequence that lacks one token is decoding, one that lacks more is in its prompt (or was preempted): there are no phases.
 
-Each step serves, until the budget is spent: those that lack one token; then those that lack more, in parts if need be;
-then those who wait, in order of lane and arrival. Who is admitted gets a seat and blocks for all tokens it has. When one
-that runs needs a block and none is left, the youngest of the lowest lane is preempted: it gives up its blocks and waits
-where it stood before. The first of the first lane is never preempted, so work always goes on; and nobody is
+Each step serves, until the budget is spent: those that lack one token; then those that lack more, in parts if need
+be; then those who wait, in order of lane and arrival. Who is admitted gets a seat and blocks for all tokens it has.
+When one that runs needs a block and none is left, the youngest of the lowest lane is preempted: it gives up its blocks
+and waits where it stood before. The first of the first lane is never preempted, so work always goes on; and nobody is
 overtaken for ever (lanes.PATIENCE).
 
 A prompt that begins like one that is being computed waits for it, so that the common part is computed once.
@@ -59,7 +59,7 @@ def _rank(sequence: Sequence) -> tuple[int, int]:
 
 
 class Scheduler:
-    """`submit`, then again and again `schedule`, run the work, `complete`; `finish` ends a sequence at any time between."""
+    """`submit`, then again and again `schedule`, run the work, `complete`; `finish` ends a sequence between steps."""
 
     def __init__(self, limits: SchedulerLimits, pool: BlockPool) -> None:
         self._limits = limits

@@ -8,7 +8,7 @@ NO_SEAT = -1
 
 
 class Sequence:
-    """Tokens that are known, of which the first `computed` are in the cache. Whoever draws a token appends it to `tokens`."""
+    """Tokens that are known, the first `computed` of them in the cache. Who draws a token appends it to `tokens`."""
 
     __slots__ = (
         "arrival",

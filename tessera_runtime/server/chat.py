@@ -25,9 +25,9 @@ from tessera_runtime.server.exchange import Exchange
 from tessera_runtime.server.generation import Generation, Plan, generate, send_events
 from tessera_runtime.server.sampling_fields import (
     MAX_TOP_LOGPROBS,
+    check_sampling,
     checked_integer,
     checked_max_tokens,
-    check_sampling,
 )
 from tessera_runtime.server.served_model import ServedModel
 from tessera_runtime.server.token_text import chat_logprobs
@@ -58,7 +58,7 @@ async def _plan(model: ServedModel, request: ChatCompletionRequest) -> tuple[Pla
     wanted = check_sampling(request, model.defaults, model.vocab_size)
     top = _top_logprobs(request)
     if request.tool_choice not in (None, "none", "auto"):
-        raise unsupported("'tool_choice' may only be \"none\" or \"auto\".", "tool_choice")
+        raise unsupported('\'tool_choice\' may only be "none" or "auto".', "tool_choice")
     messages = check_messages(request.messages)
     tools = request.tools if request.tools and request.tool_choice != "none" else None
     ids = await encode_messages(
@@ -66,8 +66,7 @@ async def _plan(model: ServedModel, request: ChatCompletionRequest) -> tuple[Pla
     )
     name = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
     limit = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
-    room = model.context
-    max_tokens = checked_max_tokens(name if limit is not None else "messages", limit, len(ids), room, None)
+    max_tokens = checked_max_tokens(name, limit, len(ids), model.context, prompt_field="messages", default=None)
     return Plan([ids], [max_tokens], wanted, wanted.n, logprobs=top), top
 
 
@@ -130,7 +129,7 @@ async def _stream(generation: Generation, identifier: str, top: int | None, incl
     def chunks(pieces: Sequence[Piece]) -> list[bytes]:
         events = []
         for piece in pieces:
-            if piece.text or piece.logprobs and top is not None:
+            if piece.text or (piece.logprobs and top is not None):
                 logprobs = _logprobs(model, [piece], top)
                 events.append(chunk(piece.answer, Delta(content=piece.text), None, logprobs))
             if piece.final:
@@ -138,9 +137,7 @@ async def _stream(generation: Generation, identifier: str, top: int | None, incl
         return events
 
     def usage_chunk(usage: Usage) -> bytes:
-        return _encode(
-            ChatCompletionChunk(identifier, generation.created, model.name, [], model.fingerprint, usage)
-        )
+        return _encode(ChatCompletionChunk(identifier, generation.created, model.name, [], model.fingerprint, usage))
 
     await send_events(generation, include_usage, chunks, opening, usage_chunk)
 

@@ -57,7 +57,14 @@ async def completions(gateway: Gateway, exchange: Exchange) -> None:
         prompts = await _prompts(model, request.prompt, best_of)
         room = model.context
         max_tokens = [
-            checked_max_tokens("max_tokens", request.max_tokens, len(prompt.ids), room, DEFAULT_MAX_TOKENS)
+            checked_max_tokens(
+                "max_tokens",
+                request.max_tokens,
+                len(prompt.ids),
+                room,
+                prompt_field="prompt",
+                default=DEFAULT_MAX_TOKENS,
+            )
             for prompt in prompts
         ]
         echo = bool(request.echo)
@@ -112,9 +119,7 @@ async def _prompts(model: ServedModel, given: Any, copies: int) -> list[_Prompt]
             check_token_ids(item, model.vocab_size, "prompt")
             prompts.append(_Prompt(None, item))
         else:
-            raise invalid(
-                f"'{where}' must be a string or a list of token ids.", "prompt", "invalid_type"
-            )
+            raise invalid(f"'{where}' must be a string or a list of token ids.", "prompt", "invalid_type")
         if not prompts[-1].ids:
             raise invalid(f"'{where}' has no tokens; give at least one.", "prompt", "invalid_value")
     return prompts
@@ -172,11 +177,9 @@ class _Writer:
 
         await send_events(self._generation, self._include_usage, chunks, list, usage_chunk)
 
-    def _object(self, choices: list[CompletionChoice], usage: Usage | None | msgspec.UnsetType) -> Completion:
+    def _object(self, choices: list[CompletionChoice], usage: Usage | msgspec.UnsetType | None) -> Completion:
         model = self._generation.model
-        return Completion(
-            self._identifier, self._generation.created, model.name, choices, model.fingerprint, usage
-        )
+        return Completion(self._identifier, self._generation.created, model.name, choices, model.fingerprint, usage)
 
     def _best(self, answers: list[Answer]) -> list[Answer]:
         """The `n` whose tokens are likeliest on average; all where no more were asked for, in their order."""

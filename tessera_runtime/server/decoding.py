@@ -54,7 +54,9 @@ def check_messages(messages: list[dict[str, Any]], field: str = "messages") -> l
 
 def _plain(raw: dict[str, Any], message: ChatMessage, where: str) -> dict[str, Any]:
     if not 0 < len(message.role) <= MAX_ROLE:
-        raise invalid(f"'{where}.role' must be a name such as 'user', not {message.role[:MAX_ROLE]!r}.", f"{where}.role")
+        raise invalid(
+            f"'{where}.role' must be a name such as 'user', not {message.role[:MAX_ROLE]!r}.", f"{where}.role"
+        )
     result = dict(raw)
     # Templates know `system`; OpenAI's newer name means the same.
     result["role"] = "system" if message.role == "developer" else message.role

@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
@@ -143,8 +144,8 @@ class EngineProtocol(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.WriteTransport):
-            self._transport = transport
+        # Not every event loop derives its transports from asyncio's classes, so this is not asked for.
+        self._transport = cast(asyncio.WriteTransport, transport)
 
     def send(self, message: ToEngine) -> None:
         if self._transport is not None and not self._transport.is_closing():

@@ -1,12 +1,12 @@
 """What the gateway refuses: mistakes in how a server is started, and mistakes in what a client sends.
 
-    TesseraError
-    └── ServerError                the server cannot start
-        ├── ConfigurationInvalid   a key or value of tis.yaml, an environment variable or a flag
-        ├── NotYetActive           a setting that is known but that this version cannot honour
-        ├── AddressUnavailable     the address or port cannot be listened on
-        └── EngineStartFailed      an engine process ended before it was ready
-    ApiError                       an answer with status 4xx or 5xx, in OpenAI's form
+TesseraError
+└── ServerError                the server cannot start
+    ├── ConfigurationInvalid   a key or value of tis.yaml, an environment variable or a flag
+    ├── NotYetActive           a setting that is known but that this version cannot honour
+    ├── AddressUnavailable     the address or port cannot be listened on
+    └── EngineStartFailed      an engine process ended before it was ready
+ApiError                       an answer with status 4xx or 5xx, in OpenAI's form
 """
 
 from __future__ import annotations

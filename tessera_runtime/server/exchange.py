@@ -85,9 +85,7 @@ class Exchange:
         """The body of a request that must be JSON."""
         kind = self.headers.get(b"content-type", JSON).partition(b";")[0].strip().lower()
         if kind != JSON and not kind.endswith(b"+json"):
-            raise ApiError(
-                415, f"The content type must be application/json, not {kind[:100].decode('latin-1')!r}."
-            )
+            raise ApiError(415, f"The content type must be application/json, not {kind[:100].decode('latin-1')!r}.")
         data = await self.body(limit)
         if not data:
             raise invalid("The request has no body; it should be a JSON object.")

@@ -103,6 +103,7 @@ async def generate(
     outcome = "error"
     try:
         model.submit(generation.answers)
+        metrics.observe_preparation(model.name, time.monotonic() - exchange.began)
         yield generation
         outcome = "ok"
     except ClientGone:

@@ -81,7 +81,7 @@ def sampling_parameters(request: SamplingFields, defaults: dict[str, Any], vocab
 
 
 def model_defaults(generation: dict[str, Any]) -> dict[str, Any]:
-    """The sampling a model's authors advise, from its generation_config.json; values that make no sense do not count."""
+    """The sampling a model's authors advise, from its generation_config.json; nonsense does not count."""
     if generation.get("do_sample") is False:
         return {}
     found: dict[str, Any] = {}
@@ -105,19 +105,22 @@ def checked_integer(name: str, value: int | None, low: int, high: int, default: 
     return value
 
 
-def checked_max_tokens(name: str, value: int | None, prompt: int, room: int, default: int | None) -> int:
+def checked_max_tokens(
+    name: str, value: int | None, prompt: int, room: int, *, prompt_field: str, default: int | None
+) -> int:
     """How long the answer may be. `room` is what prompt and answer may have together; a 400 if they cannot fit."""
     if value is not None and value < 1:
         raise invalid(f"'{name}' must be at least 1, not {_short(value)}.", name, "invalid_value")
     if prompt >= room:
         raise context_exceeded(
-            f"The prompt has {prompt} tokens, but prompt and answer together may have {room}. Shorten the prompt.", name
+            f"The prompt has {prompt} tokens, but prompt and answer together may have {room}. Shorten the prompt.",
+            prompt_field,
         )
     if value is None:
         return room - prompt if default is None else min(default, room - prompt)
     if prompt + value > room:
         raise context_exceeded(
-            f"The prompt has {prompt} tokens and the answer may have {_short(value)}, but together they may have {room}."
+            f"The prompt has {prompt} tokens and the answer may have {_short(value)}, together at most {room}."
             f" Shorten the prompt, or lower '{name}' to {room - prompt}.",
             name,
         )

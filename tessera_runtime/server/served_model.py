@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tessera_runtime.errors import PackageNotFound
-from tessera_runtime.package.manifest import Manifest, read_manifest
+from tessera_runtime.errors import TesseraError
+from tessera_runtime.package.manifest import Manifest
 from tessera_runtime.package.paths import MANIFEST
 from tessera_runtime.server.answer import Answer
 from tessera_runtime.server.api_responses import ModelCard, ModelHealth
-from tessera_runtime.server.errors import unavailable
+from tessera_runtime.server.errors import from_tessera, unavailable
 from tessera_runtime.server.sampling_fields import context_exceeded, model_defaults
 from tessera_runtime.server.supervisor import EngineInstance
 from tessera_runtime.text.assets import TextAssets, read_text_assets
@@ -26,15 +26,6 @@ TEMPLATE_PROCESSES = 2
 """Renders of one template at the same time, so that a slow one does not hold up all others."""
 CHEAP_CHARACTERS = 16
 """Characters per token of the context up to which a prompt is simply tokenized, to see how long it is."""
-
-
-def read_package_manifest(path: Path) -> Manifest:
-    """The manifest alone, checked by itself; the engine checks every byte of the package."""
-    try:
-        return read_manifest((path / MANIFEST).read_bytes())
-    except OSError:
-        what = "it does not exist" if not path.exists() else f"it has no {MANIFEST}"
-        raise PackageNotFound(f"There is no package at {str(path)!r}: {what}.") from None
 
 
 class ServedModel:
@@ -128,7 +119,10 @@ class ServedModel:
                     f" together may have {context}. Shorten the prompt.",
                     field,
                 )
-        return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        try:
+            return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        except TesseraError as error:
+            raise from_tessera(error, field) from None
 
     async def render(
         self,
@@ -141,10 +135,13 @@ class ServedModel:
         """The prompt that the chat template makes of messages."""
 
         def work() -> str:
-            with self._template(bool(tools)).borrow() as template:
-                return template.render(
-                    messages, tools=tools, add_generation_prompt=add_generation_prompt, variables=variables
-                )
+            try:
+                with self._template(bool(tools)).borrow() as template:
+                    return template.render(
+                        messages, tools=tools, add_generation_prompt=add_generation_prompt, variables=variables
+                    )
+            except TesseraError as error:
+                raise from_tessera(error, "messages") from None
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 

@@ -36,7 +36,7 @@ class ServerPart(_Part, frozen=True, kw_only=True):
     backend: Literal["auto", "cpu", "reference", "ptx", "rocm", "level_zero"] = "auto"
     numerics: Literal["deterministic", "fast"] = "deterministic"
     threads: Threads | None = None
-    cors_origins: list[Text] = ["*"]
+    cors_origins: tuple[Text, ...] = ("*",)
     max_body: Size | None = None
     drain_seconds: Positive | None = None
 

@@ -59,6 +59,7 @@ class EngineInstance:
         self,
         name: str,
         settings: EngineSettings,
+        process: EngineProcess,
         log: Log,
         *,
         module: str = ENGINE_MODULE,
@@ -88,8 +89,7 @@ class EngineInstance:
         self._spoke = asyncio.Event()
         self._answered = 0
         self._refused: Refused | None = None
-        # The first process is started here, before anything is awaited.
-        self._process: EngineProcess | None = EngineProcess(settings, module)
+        self._process: EngineProcess | None = process
 
     @property
     def pid(self) -> int | None:

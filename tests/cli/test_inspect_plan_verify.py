@@ -120,7 +120,7 @@ MISTAKES = [
     ("launches/2/group", "embed", "'head' is never launched"),
     ("launches/0/args/1", "weight:2", "'weight:2', which names nothing"),
     ("launches/0/args/2", "buffer:3", "'buffer:3', which names nothing"),
-    ("launches/0/args/3", "cache:1", "'cache:1', which names nothing"),
+    ("launches/0/args/3", "cache_key:1", "'cache_key:1', which names nothing"),
     ("launches/0/args/0", "input:time", "'input:time', which names nothing"),
     ("launches/0/args/0", "buffer:-1", "'buffer:-1', which names nothing"),
     ("output", 3, "names buffer 3"),

@@ -60,7 +60,7 @@ def tiny_program(target: str = "reference") -> dict[str, Any]:
             ],
         },
         "launches": [
-            launch("embed", "input:token_ids", "weight:0", "buffer:0", "cache:0"),
+            launch("embed", "input:token_ids", "weight:0", "buffer:0", "cache_key:0"),
             launch("select", "buffer:0", "input:logit_rows", "buffer:1"),
             launch("head", "buffer:1", "weight:1", "buffer:2"),
         ],

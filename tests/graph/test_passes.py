@@ -25,7 +25,7 @@ from tessera_compiler.graph.text import parse_module, print_module
 from tessera_compiler.graph.types import DYNAMIC, F32, TOKENS, tensor
 
 if TYPE_CHECKING:
-    from conftest import Golden
+    from golden_files import Golden
 
 Written = Callable[[Sketch], SSAValue]
 

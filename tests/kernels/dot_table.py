@@ -14,11 +14,11 @@ from tessera_compiler.tile.types import buffer_type
 Table = dict[str, Callable[[], Iterator[Case]]]
 
 ROUNDINGS = {("f32", "f32"): 1, ("f32", "bf16"): 1, ("bf16", "bf16"): 2}
-"""How often a target may round for each k: once with a fused multiply-add, once more where products are added in pairs."""
+"""How often a target may round for each k: once with a fused multiply-add, twice where products are added in pairs."""
 
 
 def error_bound(pair: tuple[str, str], left: Array, right: Array, accumulator: Array) -> Array:
-    """What rounding in float32 can make of a dot of this depth: the classic bound of k roundings of the sum of magnitudes."""
+    """What rounding in float32 can do to a dot: the classic bound, k roundings of the sum of magnitudes."""
     if pair[0] == "i8":
         return np.zeros((left.shape[0], right.shape[1]))
     magnitudes = np.abs(left.astype(np.float64)) @ np.abs(right.astype(np.float64)) + np.abs(accumulator)
@@ -72,12 +72,16 @@ def packed_cases(left_element: str, right_element: str) -> Iterator[Case]:
         b.store(b.dot(left, right, accumulator), b.buffers[3], first, output, limit=b.tokens, row_step=1)
         matrix = unpacked(weight, depth + skip)[skip:]
         begin = start[0, 0] if rows != 6 else np.zeros((), start.dtype)
-        bounds = {} if result == "i32" else {3: error_bound((left_element, right_element), x[:, skip : skip + depth], matrix, begin)}
+        bounds = (
+            {}
+            if result == "i32"
+            else {3: error_bound((left_element, right_element), x[:, skip : skip + depth], matrix, begin)}
+        )
         yield Case(b.finish(), [x, weight, start, blank(tokens, outputs, result)], tokens, bounds=bounds)
 
 
 def general_cases(right_element: str) -> Iterator[Case]:
-    """A right operand in rows, of which some lie past a ragged edge; left operands in memory and computed; unrolled and in a loop."""
+    """A right operand in rows with a ragged edge; left operands in memory and computed; unrolled and in a loop."""
     for rows, depth, columns, computed in (
         (1, 1, 1, False),
         (1, 16, 5, True),
@@ -145,7 +149,9 @@ def transposed_cases() -> Iterator[Case]:
         inner = error_bound(("f32", "f32"), a, m.reshape(depth, columns), np.zeros(1))
         product = a @ m.reshape(depth, columns)
         bounds[3].append(inner.reshape(-1))
-        outer = error_bound(("f32", "f32"), product, n.reshape(columns, 20), np.zeros(1)) + inner @ n.reshape(columns, 20)
+        outer = error_bound(("f32", "f32"), product, n.reshape(columns, 20), np.zeros(1)) + inner @ n.reshape(
+            columns, 20
+        )
         bounds[4].append(outer.reshape(-1))
     buffers = [x, y, z, blank(tokens, 3 * columns), blank(tokens, 60)]
     yield Case(b.finish(), buffers, tokens, bounds={key: np.array(rows) for key, rows in bounds.items()})

@@ -78,10 +78,9 @@ def _domain(random: np.random.Generator, low: float, high: float, shape: tuple[i
     return np.where(random.random(shape) < 0.15, random.choice(special, shape), values).astype(np.float32)
 
 
-
 def binary_cases(name: str) -> Iterator[Case]:
     for number, shape in enumerate(SHAPES):
-        rows, columns, tokens = shape
+        _, columns, tokens = shape
         random = generator(name, shape)
         if name == "and":
             left, right = (values_of(random, (tokens, columns), "f32") for _ in range(2))
@@ -193,9 +192,7 @@ def cast_cases(source: str, target: str) -> Iterator[Case]:
             ties = (bits + random.choice(np.array([0x7FFF, 0x8000, 0x8001], np.uint32), x.shape)).view(np.float32)
             x = np.where(random.random(x.shape) < 0.5, ties, x).astype(np.float32)
         result = target if target != "i1" else "f32"
-        yield elementwise(
-            symbol, shape, [(source, x)], lambda b, x, target=target: b.cast(x, target), result=result
-        )
+        yield elementwise(symbol, shape, [(source, x)], lambda b, x, target=target: b.cast(x, target), result=result)
 
 
 def reduce_cases(name: str) -> Iterator[Case]:

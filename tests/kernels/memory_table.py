@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from cases import Array, Case, blank, generator, padded, values_of
+from xdsl.ir import SSAValue
 
 from tessera_compiler.tile.builder import KernelBuilder
 from tessera_compiler.tile.dialect import INDEX_FUNCTIONS
@@ -99,9 +100,7 @@ def single_row_cases() -> Iterator[Case]:
         )
         token, zero = b.program_id(0), b.constant(0)
         row = b.load(b.buffers[0], zero, zero, (1, columns))
-        b.store(
-            b.binary("mul", row, b.load(b.buffers[1], token, b.constant(3), (1, 1))), b.buffers[2], token, zero
-        )
+        b.store(b.binary("mul", row, b.load(b.buffers[1], token, b.constant(3), (1, 1))), b.buffers[2], token, zero)
         random = generator("broadcast", columns)
         buffers = [values_of(random, (1, width), "f32"), values_of(random, (3, 16), "f32"), blank(3, width)]
         yield Case(b.finish(), buffers, 3)
@@ -187,6 +186,21 @@ def index_cases() -> Iterator[Case]:
         yield Case(b.finish(), buffers, 4, logit_rows=3, table_width=11)
 
 
+def _one_round(b: KernelBuilder, columns: int, index: SSAValue, carried: list[SSAValue]) -> list[SSAValue]:
+    """The second tile becomes the first; the first, after a loop inside, the second."""
+    first, second = carried
+    row = b.load(b.buffers[1], index, b.constant(0), (1, columns))
+    total = b.binary("add", first, b.binary("mul", row, second))
+    (inner,) = b.loop(
+        b.constant(0),
+        index,
+        2,
+        [total],
+        lambda round_, held: [b.binary("sub", held[0], b.cast(b.iota(round_, 1), "f32"))],
+    )
+    return [second, inner]
+
+
 def loop_cases() -> Iterator[Case]:
     """Loops that carry nothing, one tile, and two that depend on each other; of no, one and many rounds; nested."""
     for columns in (1, 17, 260):
@@ -204,22 +218,12 @@ def loop_cases() -> Iterator[Case]:
         token, zero = b.program_id(0), b.constant(0)
         count = b.load_index(b.buffers[0], token)
 
-        def one_round(b, round_, carried):  # type: ignore[no-untyped-def]
-            first, second = carried
-            row = b.load(b.buffers[1], round_, b.constant(0), (1, first_width))
-            total = b.binary("add", first, b.binary("mul", row, second))
-            (inner,) = b.loop(
-                b.constant(0), round_, 2, [total], lambda index, held: [b.binary("sub", held[0], b.cast(b.iota(index, 1), "f32"))]
-            )
-            return [second, inner]
-
-        first_width = columns
         results = b.loop(
             zero,
             count,
             1,
             [b.full(1.0, (1, columns)), b.full(2.0, (1, columns))],
-            lambda round_, carried, b=b: one_round(b, round_, carried),  # type: ignore[misc]
+            lambda index, carried, b=b, columns=columns: _one_round(b, columns, index, carried),  # type: ignore[misc]
         )
         for result, buffer in zip(results, b.buffers[2:], strict=True):
             b.store(result, buffer, token, zero)

@@ -61,8 +61,8 @@ class NativeKernels:
     ) -> list[Array]:
         """What the buffers hold after all instances have run, in the form that the interpreter works on.
 
-        Each buffer ends where its memory ends, so that reading past it is fatal. Instances run in two portions, the later one
-        first, as threads might.
+        Each buffer ends where its memory ends, so that reading past it is fatal. Instances run in two portions, the
+        later one first, as threads might.
         """
         elements = [element_name(buffer.type) for buffer in kernel.buffers]
         memories = [guarded(to_native(values, element)) for values, element in zip(buffers, elements, strict=True)]

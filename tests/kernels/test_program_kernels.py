@@ -1,19 +1,19 @@
 """Every kernel that programs of real architectures contain, on the interpreter and on the processor.
 
-A kernel without a dot and without a function that has an error budget agrees to the bit; the others to `BUDGET` of the largest
-element of a row, and to one unit of what they are rounded to.
+A kernel without a dot and without a function that has an error budget agrees to the bit; the others to `BUDGET` of the
+largest element of a row, and to one unit of what they are rounded to.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 from cases import Array, Case, blank, generator
 from native_kernels import NATIVE_CLASSES, NativeKernels, object_of
-from programs import MODELS, tiny_model
+from programs import MODELS, slow_from, tiny_model
 
 from tessera_compiler.driver import schedule_passes
 from tessera_compiler.graph.evaluator import entry_function
@@ -27,9 +27,18 @@ from tessera_compiler.tile.types import element_name, round_to_bfloat16
 from tessera_runtime.executor.cpu.object_check import check_object
 
 BUDGET = 2e-6
-PROGRAMS = [(name, "fp32") for name in MODELS] + [
-    (name, dtype) for name in ("llama", "gemma2", "gpt2") for dtype in ("bf16", "int8")
+PROGRAMS = [
+    ("llama", "fp32"),
+    ("llama", "int8"),
+    ("gemma2", "bf16"),
+    *((name, "fp32") for name in MODELS if name != "llama"),
+    ("llama", "bf16"),
+    ("gemma2", "int8"),
+    ("gpt2", "bf16"),
+    ("gpt2", "int8"),
 ]
+FAST = 3
+"""As many of them run in a fast run."""
 CACHE_BLOCKS = 8
 INPUTS: dict[str, list[int]] = {
     # Three sequences: one in its third block, one at the start, one that crosses from its first block to its second.
@@ -44,7 +53,7 @@ INPUTS: dict[str, list[int]] = {
 _SEEN: set[object] = set()
 
 
-@lru_cache(maxsize=None)
+@cache
 def program_cases(name: str, dtype: str) -> tuple[tuple[Case, frozenset[str]], ...]:
     """Every kernel of a program that no program before it has, on random buffers; and which classes use it."""
     model = tiny_model(name)
@@ -101,16 +110,16 @@ def _case(kernel: dialect.KernelOp, arguments: list[str], program: dict[str, Any
             continue
         rows = CACHE_BLOCKS
         if kind == "buffer":
-            rows = {"T": len(INPUTS["positions"]), "L": len(INPUTS["logit_rows"])}[program["buffers"][int(which)]["rows"]]
+            rows = {"T": len(INPUTS["positions"]), "L": len(INPUTS["logit_rows"])}[
+                program["buffers"][int(which)]["rows"]
+            ]
         shape = [rows if size == -1 else size for size in shape]
         element = element_name(parameter.type)
         if id(parameter) in stored:
             buffers.append(blank(shape[0], shape[1], element))
         else:
             buffers.append(_random(random, shape, element))
-    return Case(
-        kernel, buffers, len(INPUTS["positions"]), logit_rows=len(INPUTS["logit_rows"]), table_width=3
-    )
+    return Case(kernel, buffers, len(INPUTS["positions"]), logit_rows=len(INPUTS["logit_rows"]), table_width=3)
 
 
 def _random(random: np.random.Generator, shape: list[int], element: str) -> Array:
@@ -139,7 +148,7 @@ def has_bfloat16_dot(kernel: dialect.KernelOp) -> bool:
     return any(isinstance(op, dialect.DotOp) and element_name(op.left.type) == "bf16" for op in kernel.walk())
 
 
-@lru_cache(maxsize=None)
+@cache
 def results_of(name: str, dtype: str, cpu_class: str) -> dict[str, list[Array]]:
     """What the buffers of each kernel hold after it, by symbol."""
     cases = cases_of(name, dtype, cpu_class)
@@ -154,8 +163,8 @@ def results_of(name: str, dtype: str, cpu_class: str) -> dict[str, list[Array]]:
     }
 
 
-@pytest.mark.parametrize("cpu_class", NATIVE_CLASSES)
-@pytest.mark.parametrize(("name", "dtype"), PROGRAMS)
+@pytest.mark.parametrize("cpu_class", slow_from(1, NATIVE_CLASSES))
+@pytest.mark.parametrize(("name", "dtype"), slow_from(FAST, PROGRAMS))
 def test_cpu_computes_what_the_interpreter_does(name: str, dtype: str, cpu_class: str) -> None:
     results = results_of(name, dtype, cpu_class)
     for case in cases_of(name, dtype, cpu_class):
@@ -175,6 +184,7 @@ def test_cpu_computes_what_the_interpreter_does(name: str, dtype: str, cpu_class
             assert np.all(error <= BUDGET * scale + unit.get(element, 0.0)), f"{where}: {error.max()}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dtype"), PROGRAMS)
 def test_all_classes_give_the_same_bits(name: str, dtype: str) -> None:
     """All but products of bfloat16, for which only some classes have an instruction, with a rounding of its own."""
@@ -183,10 +193,12 @@ def test_all_classes_give_the_same_bits(name: str, dtype: str) -> None:
         symbol = case.kernel.symbol
         for other in others:
             if {*NATIVE_CLASSES} <= users and not has_bfloat16_dot(case.kernel):
-                assert all(a.tobytes() == b.tobytes() for a, b in zip(first[symbol], other[symbol], strict=True)), symbol
+                assert all(a.tobytes() == b.tobytes() for a, b in zip(first[symbol], other[symbol], strict=True)), (
+                    symbol
+                )
 
 
-@pytest.mark.parametrize(("name", "dtype"), PROGRAMS)
+@pytest.mark.parametrize(("name", "dtype"), slow_from(1, PROGRAMS))
 def test_all_kernels_stand_alone_on_aarch64(name: str, dtype: str) -> None:
     kernels = [case.kernel for case in cases_of(name, dtype, "aarch64")]
     if kernels:
@@ -194,6 +206,7 @@ def test_all_kernels_stand_alone_on_aarch64(name: str, dtype: str) -> None:
         check_object(data, "aarch64", [kernel.symbol for kernel in kernels], page_bytes=65536)
 
 
+@pytest.mark.slow
 def test_kernels_of_every_kind_occur() -> None:
     """The programs above are worth something only if they have what programs are made of."""
     cases = [case for name, dtype in PROGRAMS for case, _ in program_cases(name, dtype)]

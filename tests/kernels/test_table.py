@@ -1,12 +1,13 @@
 """Every op and function of Tile IR, on the NumPy interpreter and on the processor, within a stated error budget.
 
-The budgets of functions stand in `tessera_compiler.tile.functions`, those of products in `dot_table`; all else is exact.
+The budgets of functions stand in `tessera_compiler.tile.functions`, those of products in `dot_table`; the rest
+is exact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from dot_table import DOT_TABLE
 from elementwise_table import ELEMENTWISE_TABLE
 from memory_table import MEMORY_TABLE
 from native_kernels import NATIVE_CLASSES, Array, NativeKernels, object_of
+from programs import slow_from
 
 from tessera_compiler.targets.cpu.object_code import CPU_CLASSES
 from tessera_compiler.tile import dialect, functions
@@ -22,16 +24,17 @@ from tessera_compiler.tile.types import element_name
 from tessera_runtime.executor.cpu.object_check import check_object
 
 TABLE = {**ELEMENTWISE_TABLE, **MEMORY_TABLE, **DOT_TABLE}
+WITH_FUNCTION = (dialect.UnaryOp, dialect.BinaryOp, dialect.CompareOp, dialect.ReduceOp, dialect.IndexOp)
 DIFFERS_BETWEEN_CLASSES = {"dot packed bf16 bf16"}
 """Only some classes have an instruction for products of bfloat16, with a rounding of its own."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def cases_of(name: str) -> tuple[Case, ...]:
     return tuple(TABLE[name]())
 
 
-@lru_cache(maxsize=None)
+@cache
 def results_of(name: str, cpu_class: str) -> list[list[Array]]:
     cases = cases_of(name)
     kernels = NativeKernels([case.kernel for case in cases], cpu_class)
@@ -51,13 +54,14 @@ def test_there_is_a_class_to_run() -> None:
     assert NATIVE_CLASSES, "this machine runs none of the CPU classes, so nothing below means anything"
 
 
-@pytest.mark.parametrize("cpu_class", NATIVE_CLASSES)
+@pytest.mark.parametrize("cpu_class", slow_from(1, NATIVE_CLASSES))
 @pytest.mark.parametrize("name", TABLE)
 def test_cpu_computes_what_the_interpreter_does(name: str, cpu_class: str) -> None:
     for case, found in zip(cases_of(name), results_of(name, cpu_class), strict=True):
         case.check(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(TABLE) - DIFFERS_BETWEEN_CLASSES))
 def test_all_classes_give_the_same_bits(name: str) -> None:
     first, *others = [results_of(name, cpu_class) for cpu_class in NATIVE_CLASSES]
@@ -74,6 +78,7 @@ def same_but_for_nan(left: Array, right: Array) -> bool:
     return bool(np.all((left.view(np.uint32) == right.view(np.uint32)) | (np.isnan(left) & np.isnan(right))))
 
 
+@pytest.mark.slow
 def test_whole_table_stands_alone_on_aarch64() -> None:
     """What this machine cannot run is compiled, linked without an undefined symbol, and passes the loader's check."""
     kernels = [case.kernel for name in TABLE for case in cases_of(name)[:: max(1, len(cases_of(name)) - 1)]]
@@ -86,9 +91,7 @@ def functions_used() -> Iterator[tuple[str, str]]:
     for name in TABLE:
         for case in cases_of(name):
             for op in case.kernel.walk():
-                if isinstance(op, dialect.UnaryOp | dialect.BinaryOp | dialect.CompareOp | dialect.ReduceOp):
-                    yield op.name, op.function.data
-                elif isinstance(op, dialect.IndexOp):
+                if isinstance(op, WITH_FUNCTION):
                     yield op.name, op.function.data
 
 
@@ -111,16 +114,10 @@ def test_no_function_is_missing_in_the_table() -> None:
 def test_no_pair_of_elements_is_missing_in_the_table() -> None:
     ops = [op for name in TABLE for case in cases_of(name) for op in case.kernel.walk()]
     casts = {
-        (element_name(op.operand.type), element_name(op.result.type))
-        for op in ops
-        if isinstance(op, dialect.CastOp)
+        (element_name(op.operand.type), element_name(op.result.type)) for op in ops if isinstance(op, dialect.CastOp)
     }
     assert casts >= dialect.CASTS
-    dots = {
-        (element_name(op.left.type), element_name(op.right.type))
-        for op in ops
-        if isinstance(op, dialect.DotOp)
-    }
+    dots = {(element_name(op.left.type), element_name(op.right.type)) for op in ops if isinstance(op, dialect.DotOp)}
     assert dots == set(dialect.DotOp.ELEMENTS)
 
 

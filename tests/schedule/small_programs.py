@@ -13,7 +13,8 @@ from xdsl.ir import Block, Region, SSAValue
 from tessera_compiler.driver import parse_ir
 from tessera_compiler.graph import dialect as graph
 from tessera_compiler.graph.evaluator import ENTRY, entry_function
-from tessera_compiler.graph.types import DYNAMIC, I32, LOGIT_ROWS, TOKENS, rows_of, tensor, type_of
+from tessera_compiler.graph.passes.cleanup import EliminateDeadCode
+from tessera_compiler.graph.types import DYNAMIC, I32, LOGIT_ROWS, TOKENS, tensor, type_of
 from tessera_compiler.schedule import dialect as schedule
 from tessera_compiler.schedule.evaluator import Cache
 
@@ -33,7 +34,7 @@ FRAME = """
 
 
 def program(body: str, result: str, type_: str) -> ModuleOp:
-    """A module of Graph IR with these ops, for which `x` stands: `tensor<…>` without rows is spelled `[4]`, with rows `T[4]`."""
+    """A module whose function has these ops and gives `result`; `%ids`, `%positions` and `%rows` are its inputs."""
     return parse_ir(FRAME.format(body=body, result=result, type=type_))
 
 
@@ -56,6 +57,7 @@ class RandomProgram:
         types = [argument.type for argument in self.block.args]
         function = FuncOp(ENTRY, (types, [logits.type]), Region(self.block))
         self.module = ModuleOp([function], sym_name=StringAttr("main"))
+        EliminateDeadCode().apply(self.module)
         self.module.verify()
 
     def _make(self, kind: type[graph.GraphOp], *operands: SSAValue, **values: Any) -> SSAValue:
@@ -87,10 +89,27 @@ class RandomProgram:
         shape = type_of(x).get_shape()
         width = shape[-1]
         kind = self.random.choice(
-            ["add", "add", "mul", "tanh", "norm", "bias", "linear", "linear", "heads", "slice", "sum", "concat", "turn", "attention"]
+            [
+                "add",
+                "add",
+                "mul",
+                "tanh",
+                "norm",
+                "bias",
+                "linear",
+                "linear",
+                "heads",
+                "slice",
+                "sum",
+                "concat",
+                "turn",
+                "attention",
+            ]
         )
         if kind in ("add", "mul"):
-            return self._make(graph.AddOp if kind == "add" else graph.MulOp, self._make(graph.TanhOp, x), self._pick(shape))
+            return self._make(
+                graph.AddOp if kind == "add" else graph.MulOp, self._make(graph.TanhOp, x), self._pick(shape)
+            )
         if kind == "norm":
             return self._make(graph.RmsNormOp, x, self._weight(width), eps=1e-3, weight_offset=0.0)
         if kind == "bias":
@@ -159,7 +178,3 @@ def body_of(group: schedule.GroupOp) -> list[str]:
     """The ops of a group, by their short names."""
     ops = [op for op in group.body.block.ops if not isinstance(op, schedule.YieldOp)]
     return [op.name.split(".")[1] for op in ops]
-
-
-def has_rows(value: SSAValue) -> bool:
-    return rows_of(type_of(value)) is not None

@@ -12,7 +12,8 @@ from tessera_compiler.errors import InvalidGraph
 KERNEL = """
 "builtin.module"() ({{
   "tile.kernel"() ({{
-  ^bb0(%f : memref<?x32xf32>, %g : memref<?x32xf32>, %i : memref<?xi32>, %w : memref<2x8x16x2xbf16>, %t : index, %l : index, %v : index):
+  ^bb0(%f : memref<?x32xf32>, %g : memref<?x32xf32>, %i : memref<?xi32>, %w : memref<2x8x16x2xbf16>,
+       %t : index, %l : index, %v : index):
     %c = "tile.constant_index"() {{value = 1 : i64}} : () -> index
     %x = "tile.full"() {{value = 1.0 : f64}} : () -> vector<2x16xf32>
     %n = "tile.full"() {{value = 1 : i64}} : () -> vector<2x16xi32>
@@ -25,8 +26,10 @@ KERNEL = """
 """
 GRID = '["T", 3 : i64]'
 STEPS = "row_step = 1 : i64, column_step = 0 : i64, lane_step = 1 : i64"
-LOAD = '%z = "tile.load"(%f, %c, %c) {{{steps}, operandSegmentSizes = array<i32: 1, 1, 1, 0>}} : (memref<?x32xf32>, index, index) -> {result}'
-STORE = '"tile.store"({value}, %g, %c, %c) {{{steps}, operandSegmentSizes = array<i32: 1, 1, 1, 1, 0>}} : ({type}, memref<?x32xf32>, index, index) -> ()'
+LOAD = """%z = "tile.load"(%f, %c, %c) {{{steps}, operandSegmentSizes = array<i32: 1, 1, 1, 0>}}
+      : (memref<?x32xf32>, index, index) -> {result}"""
+STORE = """"tile.store"({value}, %g, %c, %c) {{{steps}, operandSegmentSizes = array<i32: 1, 1, 1, 1, 0>}}
+      : ({type}, memref<?x32xf32>, index, index) -> ()"""
 
 
 def kernel(body: str, grid: str = GRID) -> str:

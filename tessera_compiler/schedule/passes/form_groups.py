@@ -83,22 +83,30 @@ def _view(value: SSAValue) -> View | None:
 
 
 def _materialize_views(block: Block) -> None:
-    """Puts a copy before every view that strides cannot describe."""
+    """Puts a copy before every view that strides cannot describe, and wherever a product would need other strides."""
     for op in list(block.ops):
         if (
             isinstance(op, VIEW_OPERATIONS)
             and rows_of(type_of(op.results[0])) is not None
             and _view(op.results[0]) is None
         ):
-            copy = schedule.CopyOp.make(op.operands[0], module=op.attributes.get("module"))
-            Rewriter.insert_op(copy, InsertPoint.before(op))
-            op.operands[0] = copy.result
+            _copy_operand(op)
+        elif isinstance(op, schedule.MatmulOp):
+            view = _view(op.arguments[0])
+            assert view is not None, "what comes before has been copied where no strides describe it"
+            if view.strides[-1:] != (1,):
+                # A product reads the columns of its rows one after the other.
+                _copy_operand(op)
     end = block.last_op
     assert isinstance(end, ReturnOp)
     if isinstance(end.operands[0].owner, VIEW_OPERATIONS):
-        copy = schedule.CopyOp.make(end.operands[0])
-        Rewriter.insert_op(copy, InsertPoint.before(end))
-        end.operands[0] = copy.result
+        _copy_operand(end)
+
+
+def _copy_operand(op: Operation) -> None:
+    copy = schedule.CopyOp.make(op.operands[0], module=op.attributes.get("module"))
+    Rewriter.insert_op(copy, InsertPoint.before(op))
+    op.operands[0] = copy.result
 
 
 def _space(op: Operation) -> Space:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from xdsl.dialects.builtin import MemRefType
 from xdsl.ir import Attribute, BlockArgument, Operation, SSAValue
 
+from tessera_compiler.errors import UnsupportedOperation
 from tessera_compiler.graph import dialect as graph
 from tessera_compiler.graph.types import rows_of, type_of
 from tessera_compiler.schedule import dialect as schedule
@@ -108,3 +110,18 @@ def resolve_view(value: SSAValue) -> tuple[BlockArgument, View]:
     view = inner.through(owner)
     assert view is not None, "views without strides are copied before groups are formed"
     return base, view
+
+
+def resolve_static(value: SSAValue) -> BlockArgument:
+    """The parameter of a group that a weight in its body is, seen through reshapes that leave every row where it is."""
+    while isinstance(value.owner, graph.ReshapeOp):
+        before, after = (type_of(each).get_shape() for each in (value.owner.operands[0], value))
+        one = math.prod(after) == 1
+        same = before[-1:] == after[-1:] and [n for n in before if n != 1] == [n for n in after if n != 1]
+        if not (one or same):
+            break
+        value = value.owner.operands[0]
+    if not isinstance(value, BlockArgument):
+        assert isinstance(value.owner, Operation)
+        raise UnsupportedOperation(f"{value.owner.name} of weights is not lowered. Report the model.")
+    return value

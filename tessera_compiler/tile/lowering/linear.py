@@ -15,7 +15,7 @@ from tessera_compiler.schedule.physical import PACKED
 from tessera_compiler.schedule.views import VIEW_OPERATIONS
 from tessera_compiler.tile import dialect as tile
 from tessera_compiler.tile.builder import KernelBuilder
-from tessera_compiler.tile.lowering.context import GroupArguments, resolve_view
+from tessera_compiler.tile.lowering.context import GroupArguments, resolve_static, resolve_view
 from tessera_compiler.tile.lowering.elementwise import emit_elementwise, scalar
 
 
@@ -43,10 +43,11 @@ def lower_linear(group: schedule.GroupOp, arguments: GroupArguments, symbol: str
         return builder.load(buffer, first_row, start, (block_rows, columns), limit=limit, row_step=1)
 
     def load_outputs(value: SSAValue) -> SSAValue:
-        assert isinstance(value, BlockArgument)
         shape = type_of(value).get_shape()
         columns = 1 if not shape or shape[-1] == 1 else width
-        return builder.load(builder.buffers[value.index], zero, zero if columns == 1 else first_output, (1, columns))
+        return builder.load(
+            builder.buffers[resolve_static(value).index], zero, zero if columns == 1 else first_output, (1, columns)
+        )
 
     values: dict[SSAValue, SSAValue] = {}
     for op in group.body.block.ops:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from xdsl.ir import Attribute, Operation, SSAValue
 
+from tessera_compiler.errors import UnsupportedOperation
 from tessera_compiler.schedule import dialect as schedule
 from tessera_compiler.schedule.passes.plan_tiles import Blocking, blockings_of
 from tessera_compiler.tile import dialect as tile
@@ -66,14 +67,19 @@ def lower_groups(groups: list[schedule.GroupOp], classes: tuple[str, ...]) -> Lo
         key = _structure(group, arguments)
         if key not in by_key:
             kind = group.kind.data
+            source = _source(group)
             name = f"{kind}_{sum(1 for other in lowered.values() if other.kind == kind)}"
             by_key[key] = name
+            try:
+                variants = _variants(group, arguments, name, classes)
+            except UnsupportedOperation as error:
+                raise UnsupportedOperation(f"no kernel can be made of {source}: {error}") from error
             lowered[name] = LoweredGroup(
                 name,
                 kind,
                 group.tuned is not None if kind == "linear" else None,
-                _source(group),
-                _variants(group, arguments, name, classes),
+                source,
+                variants,
             )
         names.append(by_key[key])
         all_arguments.append(arguments)

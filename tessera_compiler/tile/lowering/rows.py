@@ -18,7 +18,7 @@ from tessera_compiler.schedule.views import VIEW_OPERATIONS, View, row_shape
 from tessera_compiler.tile import dialect as tile
 from tessera_compiler.tile.builder import KernelBuilder
 from tessera_compiler.tile.lowering.columns import Columns, Segment, common_segments
-from tessera_compiler.tile.lowering.context import BLOCK_TOKENS, GroupArguments, resolve_view
+from tessera_compiler.tile.lowering.context import BLOCK_TOKENS, GroupArguments, resolve_static, resolve_view
 from tessera_compiler.tile.lowering.elementwise import emit_elementwise, is_elementwise, scalar
 from tessera_compiler.tile.types import element_name
 
@@ -97,9 +97,8 @@ class _RowsLowering:
 
     def _static(self, value: SSAValue) -> Columns:
         """A weight or a table of constants, broadcast as NumPy does."""
-        assert isinstance(value, BlockArgument), "views of weights are folded into the weights"
         shape = type_of(value).get_shape()
-        buffer = self._builder.buffers[value.index]
+        buffer = self._builder.buffers[resolve_static(value).index]
         row = self._builder.constant(0)
         lead = len(self._prefix) - (len(shape) - 1)
         for axis, size in enumerate(shape[:-1]):
