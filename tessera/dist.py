@@ -36,7 +36,9 @@ class Mesh:
         for axis in AXES:
             size = getattr(self, axis)
             if type(size) is not int or not 1 <= size <= MAX_SIZE:
-                raise InvalidRequest(f"The axis {axis} of a mesh must be an integer from 1 to {MAX_SIZE}, not {size!r}.")
+                raise InvalidRequest(
+                    f"The axis {axis} of a mesh must be an integer from 1 to {MAX_SIZE}, not {size!r}."
+                )
 
     @classmethod
     def parse(cls, text: str) -> Mesh:

@@ -1,12 +1,12 @@
 """What the Python API refuses beyond the vocabulary of the runtime.
 
-    RequestError
-    ├── MeshUnavailable       a mesh that this machine does not have
-    ├── CaptureInvalid        buckets that the package's entry does not have
-    ├── ApplicationInvalid    an `App` that could not be served as it is written
-    ├── ModelNotServed        a session with a model that nobody serves here
-    ├── ServerUnreachable     nobody answers at a URL, or not in HTTP
-    └── ServerRefused         a server answered with an error
+RequestError
+├── MeshUnavailable       a mesh that this machine does not have
+├── CaptureInvalid        buckets that the package's entry does not have
+├── ApplicationInvalid    an `App` that could not be served as it is written
+├── ModelNotServed        a session with a model that nobody serves here
+├── ServerUnreachable     nobody answers at a URL, or not in HTTP
+└── ServerRefused         a server answered with an error
 """
 
 from __future__ import annotations

@@ -65,7 +65,9 @@ def capture(entry: Entry, bucket_by: Sequence[str] = ("seq_len",)) -> Capture:
     if "seq_len" in bucket_by:
         kernels = program["classes"][processor_class]["kernels"].values() if processor_class else ()
         own = {variant["max_tokens"] for variants in kernels for variant in variants if variant["max_tokens"]}
-        buckets["seq_len"] = tuple(sorted({*(size for size in own if size < limits["max_tokens"]), limits["max_tokens"]}))
+        buckets["seq_len"] = tuple(
+            sorted({*(size for size in own if size < limits["max_tokens"]), limits["max_tokens"]})
+        )
     if "head_dim" in bucket_by:
         buckets["head_dim"] = tuple(sorted({layer["key_dim"] for layer in program["cache"]["layers"]}))
     return Capture(str(entry), target, processor_class, buckets, limits["max_model_len"])

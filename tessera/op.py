@@ -55,7 +55,9 @@ def evaluate(
         shapes = ((arrays[0].shape),) if arrays else ((),)
     try:
         with np.errstate(all="ignore"):
-            results = operation.function(Call(attributes, tuple(map(tuple, shapes)), tuple(dtypes) or ("f32",)), *arrays)
+            results = operation.function(
+                Call(attributes, tuple(map(tuple, shapes)), tuple(dtypes) or ("f32",)), *arrays
+            )
     except (ValueError, IndexError, KeyError, TypeError) as error:
         given = ", ".join(str(array.shape) for array in arrays)
         raise InvalidRequest(f"The operation {name} cannot be applied to shapes {given}: {error}.") from None
@@ -137,7 +139,11 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     import numpy as np
 
     x, weight = np.asarray(x, np.float32), np.asarray(weight, np.float32)
-    if weight.ndim != 2 or x.shape[-1:] != weight.shape[1:] or (bias is not None and np.shape(bias) != weight.shape[:1]):
+    if (
+        weight.ndim != 2
+        or x.shape[-1:] != weight.shape[1:]
+        or (bias is not None and np.shape(bias) != weight.shape[:1])
+    ):
         raise InvalidRequest(
             f"linear needs x [..., in], weight [out, in] and bias [out]; found {x.shape}, {weight.shape}"
             f" and {None if bias is None else np.shape(bias)}."

@@ -120,7 +120,9 @@ class App:
         """
         served = name or stem(path)
         if not served or served in self._models:
-            raise ApplicationInvalid(f"A model {served!r} is registered already." if served else "A model needs a name.")
+            raise ApplicationInvalid(
+                f"A model {served!r} is registered already." if served else "A model needs a name."
+            )
 
         def register(load: Load) -> Load:
             self._models[served] = (Path(path), load)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tessera_pack.errors import CheckpointNotFound
+from tessera_pack.errors import CheckpointNotFound, OptionInvalid
 from tessera_pack.gguf import convert_gguf
 from tessera_runtime.package.manifest import Source
 
@@ -36,7 +36,8 @@ def resolve_source(from_hf: str | None, from_gguf: Path | None) -> Iterator[Reso
             directory = convert_gguf(from_gguf, Path(scratch) / "checkpoint")
             yield _described(directory, "gguf", from_gguf.name, None, _gguf_licence(from_gguf))
         return
-    assert from_hf is not None, "one of the two sources is given"
+    if from_hf is None:
+        raise OptionInvalid("Nothing to pack was named.", hint="Give --from-hf or --from-gguf.")
     directory = Path(from_hf)
     revision = None
     if not directory.is_dir():

@@ -164,9 +164,7 @@ class _Bench:
     def _submit(self, length: int, max_tokens: int) -> str:
         name = str(next(self._numbers))
         prompt = self._prompts.take(length)
-        self._core.submit(
-            Submit(request_id=name, prompt_ids=prompt, max_tokens=max_tokens, sampling=self._sampling)
-        )
+        self._core.submit(Submit(request_id=name, prompt_ids=prompt, max_tokens=max_tokens, sampling=self._sampling))
         return name
 
     def _step(self) -> list[Output]:

@@ -96,7 +96,9 @@ class ResponseParser:
         self.status = int(rest[:3])
         if 100 <= self.status < 200:
             return self._read_head()
-        headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines[1:])}
+        headers = {
+            name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines[1:])
+        }
         self._chunked = headers.get(b"transfer-encoding", b"").lower() == b"chunked"
         length = headers.get(b"content-length", b"")
         self._left = 0 if self._chunked else int(length) if length.isdigit() else None

@@ -186,7 +186,9 @@ class _Bench:
         try:
             return json.loads(response.body)
         except ValueError:
-            raise ServerRefused(f"The server at {self._address} answered {path} with something that is no JSON.") from None
+            raise ServerRefused(
+                f"The server at {self._address} answered {path} with something that is no JSON."
+            ) from None
 
     async def _first_token(self, length: int) -> list[float]:
         (stream,) = await self._users(1, length, 1)
@@ -204,7 +206,9 @@ class _Bench:
         samples.requests.append(len(good) / seconds)
         for stream in good:
             samples.ttft.append(stream.arrivals[0] - stream.sent)
-            samples.gaps += [after - before for before, after in zip(stream.arrivals, stream.arrivals[1:], strict=False)]
+            samples.gaps += [
+                after - before for before, after in zip(stream.arrivals, stream.arrivals[1:], strict=False)
+            ]
         rate = common_rate(good)
         if rate is not None:
             samples.decode.append(rate)

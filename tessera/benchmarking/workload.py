@@ -49,7 +49,9 @@ class Prompts:
     def __init__(self, passage_ids: Sequence[int], seed: int | None = None) -> None:
         """With a seed, they are the same each time; without, a server cannot know them from an earlier run."""
         if not passage_ids:
-            raise InvalidRequest("The tokenizer makes no tokens of an English text, so there is nothing to measure with.")
+            raise InvalidRequest(
+                "The tokenizer makes no tokens of an English text, so there is nothing to measure with."
+            )
         self._ids = list(passage_ids)
         self._random = random.Random(seed)
 

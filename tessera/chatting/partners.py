@@ -89,7 +89,11 @@ def open_package_partner(path: Path, wishes: Wishes, threads: int | None, target
 
     configuration = Configuration.from_environment()
     llm = LLM(
-        path, threads=threads or configuration.threads, target=target or configuration.target, max_sequences=1, notice=notice
+        path,
+        threads=threads or configuration.threads,
+        target=target or configuration.target,
+        max_sequences=1,
+        notice=notice,
     )
     try:
         return PackagePartner(llm, wishes)

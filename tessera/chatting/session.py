@@ -183,9 +183,7 @@ class ChatSession:
 
 def shown(text: str) -> str:
     """The text without control characters but line ends and tabs: a model must not steer the terminal."""
-    return "".join(
-        char if char in "\n\t" or unicodedata.category(char) != "Cc" else "\ufffd" for char in text
-    )
+    return "".join(char if char in "\n\t" or unicodedata.category(char) != "Cc" else "\ufffd" for char in text)
 
 
 def _edit_lines() -> None:

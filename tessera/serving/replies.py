@@ -97,9 +97,7 @@ class _Chat(_OpenAi):
 
         text = "".join(map(_text, values))
         choice = ChatChoice(0, AnswerMessage(text), self._reason())
-        return ChatCompletion(
-            self._identifier, self._created, self._model, [choice], self._usage(), self._fingerprint
-        )
+        return ChatCompletion(self._identifier, self._created, self._model, [choice], self._usage(), self._fingerprint)
 
     def _chunk(self, delta: Any, reason: str | None) -> bytes:
         from tessera_runtime.server.api_responses import ChatCompletionChunk, ChunkChoice

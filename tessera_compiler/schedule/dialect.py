@@ -24,7 +24,7 @@ from xdsl.dialects.builtin import (
     TensorType,
     UnitAttr,
 )
-from xdsl.ir import Attribute, Block, Dialect, Region, SSAValue
+from xdsl.ir import Attribute, Block, Dialect, Operation, Region, SSAValue
 from xdsl.irdl import (
     IRDLOperation,
     attr_def,
@@ -371,5 +371,5 @@ GROUP_OPERATIONS: tuple[type[ScheduleOp], ...] = (
     CacheWriteOp,
     AttendOp,
 )
-SCHEDULE_OPERATIONS = (*GROUP_OPERATIONS, GroupOp, YieldOp)
+SCHEDULE_OPERATIONS: tuple[type[Operation], ...] = (*GROUP_OPERATIONS, GroupOp, YieldOp)
 SCHEDULE = Dialect("schedule", list(SCHEDULE_OPERATIONS), [])

@@ -100,12 +100,12 @@ class Answer:
         self.cached_tokens = 0
         self.prompt_logprobs: list[TokenLogprob] | None = None
         self.cumulative_logprob = 0.0
-        self.crashes = 0
-        """Engines that ended while they worked on this."""
         self.instance: EngineInstance | None = None
         self.began = time.monotonic()
         self.first_token_seconds: float | None = None
         self._last_token_at = 0.0
+        self._crashes = 0
+        self._ids_at_crash = -1
         self._timing = timing
         self._inbox = inbox
         self._stop_ids = frozenset(submit.stop_ids)
@@ -163,6 +163,12 @@ class Answer:
         if not self.ended:
             self.error = error
             self._inbox.put(Piece(self, "", (), True))
+
+    def survived_crash(self) -> int:
+        """To be called when an engine has died over this; how many have since it last got any further."""
+        self._crashes = self._crashes + 1 if len(self.ids) == self._ids_at_crash else 1
+        self._ids_at_crash = len(self.ids)
+        return self._crashes
 
     def resubmission(self) -> Submit:
         """What to ask a new engine for: the rest."""

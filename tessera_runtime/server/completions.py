@@ -22,6 +22,7 @@ from tessera_runtime.server.sampling_fields import (
     check_token_ids,
     checked_integer,
     checked_max_tokens,
+    prompt_too_long,
 )
 from tessera_runtime.server.served_model import ServedModel
 from tessera_runtime.server.token_text import CompletionLogprobsBuilder
@@ -100,7 +101,7 @@ def _best_of(request: CompletionRequest, wanted: Wanted) -> int:
 
 async def _prompts(model: ServedModel, given: Any, copies: int) -> list[_Prompt]:
     """The prompts, however they were given: one or several, as text or as ids."""
-    several = isinstance(given, list) and not (given and all(type(item) is int for item in given))
+    several = isinstance(given, list) and not (given and type(given[0]) is int)
     items = given if several else [given]
     if several and not items:
         raise invalid("'prompt' is empty.", "prompt", "invalid_value")
@@ -115,6 +116,8 @@ async def _prompts(model: ServedModel, given: Any, copies: int) -> list[_Prompt]
         where = f"prompt[{index}]" if several else "prompt"
         if isinstance(item, str):
             prompts.append(_Prompt(item, await model.encode(item, add_special_tokens=True, field="prompt")))
+        elif isinstance(item, list) and len(item) >= model.context:
+            raise prompt_too_long(len(item), model.context, "prompt")
         elif isinstance(item, list) and all(type(token) is int for token in item):
             check_token_ids(item, model.vocab_size, "prompt")
             prompts.append(_Prompt(None, item))

@@ -14,6 +14,8 @@ from tessera_runtime.server.errors import ApiError, invalid
 Kind = TypeVar("Kind", bound=msgspec.Struct)
 
 MAX_ROLE = 64
+MAX_MESSAGES = 8192
+"""Messages of a conversation, and parts of a message. Checking more would keep others waiting."""
 _MISSING = re.compile(r"Object missing required field `(?P<name>[^`]+)`")
 _EXPECTED = re.compile(r"Expected `(?P<expected>[^`]+)`, got `(?P<found>[^`]+)`")
 _JSON_NAMES = {"object": "an object", "array": "a list", "str": "a string", "int": "an integer", "float": "a number"}
@@ -42,6 +44,13 @@ def check_messages(messages: list[dict[str, Any]], field: str = "messages") -> l
     """The messages as a chat template takes them: text parts joined into one string. Raises a 400 for any other."""
     if not messages:
         raise invalid(f"'{field}' is empty: at least one message is needed.", field)
+    if len(messages) > MAX_MESSAGES:
+        raise invalid(f"'{field}' has {len(messages)} messages; at most {MAX_MESSAGES} are allowed.", field)
+    for index, message in enumerate(messages):
+        parts = message.get("content")
+        if isinstance(parts, list) and len(parts) > MAX_MESSAGES:
+            where = f"{field}[{index}].content"
+            raise invalid(f"'{where}' has {len(parts)} parts; at most {MAX_MESSAGES} are allowed.", where)
     try:
         typed = msgspec.convert(messages, list[ChatMessage], strict=True)
     except msgspec.ValidationError as error:

@@ -61,9 +61,9 @@ async def detokenize(gateway: Gateway, exchange: Exchange) -> None:
         request = decode_body(await exchange.json_body(gateway.settings.max_body), DetokenizeRequest)
         model = gateway.model(request.model)
         exchange.model = model.name
-        check_token_ids(request.tokens, model.vocab_size, "tokens")
         if len(request.tokens) > model.context:
             raise invalid(f"'tokens' has {len(request.tokens)} ids; at most {model.context} are allowed.", "tokens")
+        check_token_ids(request.tokens, model.vocab_size, "tokens")
         text = model.tokenizer.decode(request.tokens, skip_special_tokens=bool(request.skip_special_tokens))
         await exchange.reply_json(DetokenizeResponse(text))
 

@@ -112,10 +112,7 @@ def checked_max_tokens(
     if value is not None and value < 1:
         raise invalid(f"'{name}' must be at least 1, not {_short(value)}.", name, "invalid_value")
     if prompt >= room:
-        raise context_exceeded(
-            f"The prompt has {prompt} tokens, but prompt and answer together may have {room}. Shorten the prompt.",
-            prompt_field,
-        )
+        raise prompt_too_long(prompt, room, prompt_field)
     if value is None:
         return room - prompt if default is None else min(default, room - prompt)
     if prompt + value > room:
@@ -125,6 +122,13 @@ def checked_max_tokens(
             name,
         )
     return value
+
+
+def prompt_too_long(prompt: int, room: int, field: str) -> ApiError:
+    """400: the prompt alone leaves no room for an answer."""
+    return context_exceeded(
+        f"The prompt has {prompt} tokens, but prompt and answer together may have {room}. Shorten the prompt.", field
+    )
 
 
 def context_exceeded(message: str, param: str) -> ApiError:
@@ -146,12 +150,12 @@ def _stop(stop: str | list[str] | None) -> tuple[str, ...]:
 
 
 def _stop_ids(ids: list[int] | None, vocab_size: int) -> tuple[int, ...]:
-    found = tuple(dict.fromkeys(ids or ()))
+    found = ids or []
     if len(found) > MAX_STOP_IDS:
         message = f"'stop_token_ids' has {len(found)} ids; at most {MAX_STOP_IDS} are allowed."
         raise invalid(message, "stop_token_ids", "invalid_value")
     check_token_ids(found, vocab_size, "stop_token_ids")
-    return found
+    return tuple(found)
 
 
 def check_token_ids(ids: Any, vocab_size: int, field: str) -> None:

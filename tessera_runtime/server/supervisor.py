@@ -1,8 +1,8 @@
 """Keeps one engine alive, and its requests with it.
 
 An engine that ends, or is silent while it does nothing, is killed and started again; what it was working on is
-submitted to the new one with the ids that had already come. A request that was there each time an engine died is
-suspected of being the reason and given up after `MAX_CRASHES`.
+submitted to the new one with the ids that had already come. A request that was there each time an engine died, and that
+got no further in between, is suspected of being the reason and given up after `MAX_CRASHES`.
 """
 
 from __future__ import annotations
@@ -180,8 +180,7 @@ class EngineInstance:
             "engine_lost", engine=self.name, pid=pid, exit_code=code, reason=reason, running=len(self.active)
         )
         for answer in list(self.active.values()):
-            answer.crashes += 1
-            if answer.crashes >= MAX_CRASHES:
+            if answer.survived_crash() >= MAX_CRASHES:
                 self._give_up(answer, "The engine failed repeatedly while it worked on this request.")
         if self.refuses:
             self._fail_all("The engine cannot be started.")

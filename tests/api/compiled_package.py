@@ -44,7 +44,9 @@ def write_compiled(folder: Path) -> Path:
     (checkpoint / "tokenizer_config.json").write_text(json.dumps({"chat_template": CHAT_TEMPLATE}))
     byte_level().save(str(checkpoint / "tokenizer.json"))
     save_file(_weights(), checkpoint / "model.safetensors")
-    options = PackOptions(folder / "compiled.tspkg", from_hf=str(checkpoint), dtype="fp32", verify=False, cpu_classes=_classes())
+    options = PackOptions(
+        folder / "compiled.tspkg", from_hf=str(checkpoint), dtype="fp32", verify=False, cpu_classes=_classes()
+    )
     return pack(options, progress=lambda phase, done, total: None).out
 
 
@@ -62,7 +64,10 @@ def _weights() -> dict[str, NDArray[np.float32]]:
     def matrix(rows: int, columns: int) -> NDArray[np.float32]:
         return (random.standard_normal((rows, columns)) * 0.3).astype(np.float32)
 
-    weights = {"model.embed_tokens.weight": matrix(VOCABULARY, hidden), "model.norm.weight": np.ones(hidden, np.float32)}
+    weights = {
+        "model.embed_tokens.weight": matrix(VOCABULARY, hidden),
+        "model.norm.weight": np.ones(hidden, np.float32),
+    }
     for layer in range(SIZES["num_hidden_layers"]):
         name = f"model.layers.{layer}"
         for part, rows, columns in (

@@ -62,14 +62,17 @@ def test_many_users_get_what_one_gets(application: RunningApplication) -> None:
 def test_a_client_that_leaves_stops_the_work(application: RunningApplication) -> None:
     from running_server import eventually
 
-    def metric(name: str) -> float:
+    def disconnected() -> int:
         lines = application.http.get("/metrics").text.splitlines()
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + "{"))
+        return sum('outcome="disconnected"' in line and not line.endswith(" 0.0") for line in lines)
 
-    stream = application.client().chat.completions.create(model="assistant", messages=MESSAGES, max_tokens=450, stream=True)
+    assert not disconnected()
+    stream = application.client().chat.completions.create(
+        model="assistant", messages=MESSAGES, max_tokens=450, stream=True
+    )
     next(iter(stream))
     stream.close()
-    assert eventually(lambda: metric("METRIC") == 0)
+    assert eventually(disconnected)
 
 
 @pytest.mark.parametrize(

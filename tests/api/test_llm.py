@@ -44,7 +44,9 @@ def test_prompts_share_steps(llm: LLM, toy: ToyExecutor) -> None:
     assert max(len(step.block_tables) for step in toy.steps) == 2
 
 
-@pytest.mark.parametrize(("prompt", "count"), [("text", 1), ([5, 6], 1), ([{"role": "user", "content": "a"}], 1), ([], 0)])
+@pytest.mark.parametrize(
+    ("prompt", "count"), [("text", 1), ([5, 6], 1), ([{"role": "user", "content": "a"}], 1), ([], 0)]
+)
 def test_one_prompt_may_stand_alone(llm: LLM, prompt: Any, count: int) -> None:
     assert len(llm.generate(prompt, Parameters(max_tokens=2))) == count
 
@@ -141,7 +143,9 @@ def test_what_cannot_be_served_is_refused_before_anything_runs(
     assert not toy.steps
 
 
-def test_numbers_that_are_none_end_one_answer_alone(llm: LLM, toy: ToyExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_that_are_none_end_one_answer_alone(
+    llm: LLM, toy: ToyExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = toy.expected
     monkeypatch.setattr(toy, "expected", lambda prefix: original(prefix) * (float("nan") if prefix[0] == 7 else 1.0))
     bad, good = llm.generate([[7, 8], [8, 9]], Parameters(max_tokens=4, ignore_eos=True))

@@ -167,7 +167,12 @@ def test_operations_mean_what_they_say() -> None:
     np.testing.assert_allclose(op.layer_norm(x, weight, bias), normed * weight + bias, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(op.softmax(x).sum(-1), 1, rtol=1e-6)
     np.testing.assert_allclose(op.silu(x), x / (1 + np.exp(-x)), rtol=1e-5)
-    np.testing.assert_allclose(op.gelu(x), x * [[[0.5 * (1 + math.erf(e / math.sqrt(2))) for e in r] for r in t] for t in x], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        op.gelu(x),
+        x * [[[0.5 * (1 + math.erf(e / math.sqrt(2))) for e in r] for r in t] for t in x],
+        rtol=1e-4,
+        atol=1e-6,
+    )
     assert np.abs(op.gelu(x, tanh=True) - op.gelu(x)).max() < 2e-3
     np.testing.assert_allclose(op.linear(x, RANDOM.standard_normal((3, 6)), np.ones(3)).shape, (4, 2, 3))
     assert (op.embedding(np.array([2, 0]), x[:, 0]) == x[[2, 0], 0]).all()

@@ -16,8 +16,13 @@ LONGEST_FILE = 500
 READS_THE_ENVIRONMENT = {"tessera_runtime.configuration"}
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
-STARTS_PROCESSES = {"tessera_runtime.text.chat_template"}
-"""A template is rendered in a process of its own, the only thing that can be stopped when it does not end."""
+STARTS_PROCESSES = {
+    "tessera_runtime.text.chat_template",
+    "tessera_runtime.server.engine_process",
+    "tessera.cli.packing_cache",
+}
+"""A template is rendered in a process of its own, the only thing that can be stopped when it does not end; every
+engine is one; and packing before serving must leave nothing of the compiler in the process that serves."""
 
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|HACK|NotImplementedError)\b")
 # Raised by libraries, so the name may be caught. Spelled apart so that this file does not find itself.

@@ -13,6 +13,21 @@ from source import ROOT, module_name, source_files
 # never imported. Anything else is a decision to be made in docs/dependencies.md.
 MAY_LOAD = {"numpy", "tokenizers", "jinja2", "markupsafe", "msgspec", "yaml", "_yaml", "typing_extensions"}
 
+# What only the gateway process loads, and no engine and no `generate` ever does; click, anyio and sniffio belong to
+# uvicorn and starlette.
+GATEWAY_MAY_LOAD = {
+    "anyio",
+    "click",
+    "httptools",
+    "prometheus_client",
+    "sniffio",
+    "starlette",
+    "uvicorn",
+    "uvloop",
+    "h11",
+}
+GATEWAY = ("tessera_runtime.server", "tessera_runtime.observe")
+
 NEVER = {"torch", "transformers", "triton", "xdsl", "llvmlite", "jax", "jaxlib", "tessera_compiler", "tessera_pack"}
 
 IMPORT_ALL = """
@@ -39,14 +54,22 @@ def loaded_with(names: list[str]) -> frozenset[str]:
 
 
 @cache
-def loaded(package: str) -> frozenset[str]:
+def loaded(package: str, without: tuple[str, ...] = ()) -> frozenset[str]:
     names = [module_name(path) for path in source_files() if module_name(path).partition(".")[0] == package]
-    return loaded_with([name for name in names if not name.endswith("__main__")])
+    return loaded_with([name for name in names if not name.endswith("__main__") and not name.startswith(without)])
 
 
 def test_the_runtime_loads_listed_modules_only() -> None:
-    extra = {name for name in loaded("tessera_runtime") - MAY_LOAD - {"tessera_runtime"} if not _is_ours(name)}
+    found = loaded("tessera_runtime", GATEWAY) - MAY_LOAD - {"tessera_runtime", "__mp_main__"}
+    extra = {name for name in found if not _is_ours(name)}
     assert not extra, f"tessera_runtime loads {sorted(extra)}"
+
+
+def test_the_gateway_loads_listed_modules_only() -> None:
+    found = loaded("tessera_runtime") - MAY_LOAD - GATEWAY_MAY_LOAD - {"tessera_runtime", "__mp_main__"}
+    extra = {name for name in found if not _is_ours(name)}
+    assert not extra, f"the gateway loads {sorted(extra)}"
+    assert "starlette" in loaded("tessera_runtime")
 
 
 def test_the_runtime_loads_no_compiler() -> None:

@@ -35,7 +35,7 @@ def unpacked(weight: Array, columns: int) -> Array:
 def packed_cases(left_element: str, right_element: str) -> Iterator[Case]:
     packed = {"f32": 1, "bf16": 2, "u8": 4}[right_element]
     result = "i32" if right_element == "u8" else "f32"
-    for rows, panel_count, depth, skip, tokens in (
+    for rows, panel_count, depth, before, tokens in (
         (1, 1, packed, 0, 2),
         (1, 4, 36, 0, 1),
         (2, 2, 100, 0, 3),
@@ -46,8 +46,8 @@ def packed_cases(left_element: str, right_element: str) -> Iterator[Case]:
     ):
         random = generator("packed", left_element, rows, depth)
         outputs = 16 * panel_count * 2
-        weight = panels(random, (outputs, depth + skip), packed, right_element)
-        x = values_of(random, (tokens, padded(depth + skip)), left_element, special=False)
+        weight = panels(random, (outputs, depth + before), packed, right_element)
+        x = values_of(random, (tokens, padded(depth + before)), left_element, special=False)
         start = values_of(random, (1, 16), result, special=False)
         b = KernelBuilder(
             f"packed_{left_element}_{right_element}_{rows}x{panel_count}x{depth}",
@@ -61,7 +61,7 @@ def packed_cases(left_element: str, right_element: str) -> Iterator[Case]:
         )
         width = panel_count * 16
         first, output = b.index("mul", b.program_id(0), rows), b.index("mul", b.program_id(1), width)
-        k0 = b.constant(skip)
+        k0 = b.constant(before)
         left = b.load(b.buffers[0], first, k0, (rows, depth), limit=b.tokens, row_step=1)
         right = b.load_packed(b.buffers[1], output, k0, (depth, width))
         zero = b.constant(0)
@@ -70,12 +70,12 @@ def packed_cases(left_element: str, right_element: str) -> Iterator[Case]:
             one = b.load(b.buffers[2], zero, zero, (1, 1))
             accumulator = b.binary("add", b.full(0, (rows, width), result), one)
         b.store(b.dot(left, right, accumulator), b.buffers[3], first, output, limit=b.tokens, row_step=1)
-        matrix = unpacked(weight, depth + skip)[skip:]
+        matrix = unpacked(weight, depth + before)[before:]
         begin = start[0, 0] if rows != 6 else np.zeros((), start.dtype)
         bounds = (
             {}
             if result == "i32"
-            else {3: error_bound((left_element, right_element), x[:, skip : skip + depth], matrix, begin)}
+            else {3: error_bound((left_element, right_element), x[:, before : before + depth], matrix, begin)}
         )
         yield Case(b.finish(), [x, weight, start, blank(tokens, outputs, result)], tokens, bounds=bounds)
 

@@ -59,6 +59,13 @@ def test_an_answer_ends_once_and_asks_another_engine_for_the_rest() -> None:
     assert answer.error is None
 
 
+def test_deaths_of_engines_count_while_an_answer_gets_no_further() -> None:
+    answer = make_answer(Inbox())
+    assert [answer.survived_crash(), answer.survived_crash()] == [1, 2]
+    answer.accept(told("a"))
+    assert [answer.survived_crash(), answer.survived_crash(), answer.survived_crash()] == [1, 2, 3]
+
+
 def test_a_stop_string_across_steps_is_never_shown() -> None:
     inbox = Inbox()
     answer = make_answer(inbox, stop=["bcd"])

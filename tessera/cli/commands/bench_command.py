@@ -26,7 +26,9 @@ class Counts(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
             return value
         parts = [part.strip() for part in str(value).split(",")]
         if not all(part.isascii() and part.isdigit() and 0 < int(part[:9]) <= MAX_COUNT for part in parts):
-            self.fail(f"{value!r} should be numbers from 1 to {MAX_COUNT} with commas between them.", parameter, context)
+            self.fail(
+                f"{value!r} should be numbers from 1 to {MAX_COUNT} with commas between them.", parameter, context
+            )
         return tuple(dict.fromkeys(int(part) for part in parts))
 
 
@@ -76,9 +78,7 @@ def command(
 
         key = api_key or ServerEnvironment.from_environment().api_key
         with progress_bars() as report:
-            served = bench_server(
-                subject, workload, api_key=key, model=model, temperature=temperature, report=report
-            )
+            served = bench_server(subject, workload, api_key=key, model=model, temperature=temperature, report=report)
         if as_json:
             print_json(served.as_dict())
         else:

@@ -12,8 +12,12 @@ from tessera.cli.options import execution_options, json_option
 @click.command("chat")
 @click.argument("subject", metavar="PACKAGE|URL")
 @click.option("--system", help="What the model is told before the conversation.")
-@click.option("--temperature", type=click.FloatRange(0, 2), help="0: always the likeliest. [default: as its authors advise]")
-@click.option("--max-tokens", type=click.IntRange(min=1), default=1024, show_default=True, help="Of one answer, at most.")
+@click.option(
+    "--temperature", type=click.FloatRange(0, 2), help="0: always the likeliest. [default: as its authors advise]"
+)
+@click.option(
+    "--max-tokens", type=click.IntRange(min=1), default=1024, show_default=True, help="Of one answer, at most."
+)
 @click.option("--seed", type=int, help="Makes the draws the same each time. [default: different each time]")
 @click.option("--model", help="For a URL: which of its models. [default: the first]")
 @click.option("--api-key", help="For a URL that asks for one. [default: TESSERA_API_KEY]")
