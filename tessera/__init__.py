@@ -1,4 +1,4 @@
-"""The front door: the `tessera` command, `tessera.LLM`, and the modules `server`, `runtime`, `graph`, `op` and `dist`."""
+"""The front door: the `tessera` command, `tessera.LLM`, and the modules `server`, `runtime`, `graph`, `op`, `dist`."""
 
 from typing import Any
 

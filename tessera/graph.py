@@ -24,8 +24,8 @@ class Capture:
     processor_class: str
     """The class of processor whose code this machine runs; empty for the reference."""
     buckets: dict[str, tuple[int, ...]]
-    """By axis. `seq_len`: the largest number of tokens in a step that each bucket's kernels are for, ascending; the last
-    is the most a step may have. `head_dim`: the widths of attention heads in the program."""
+    """By axis. `seq_len`: the largest number of tokens in a step that each bucket's kernels are for, ascending; the
+    last is the most a step may have. `head_dim`: the widths of attention heads in the program."""
     max_model_len: int
 
     def bucket(self, tokens: int) -> int:

@@ -10,10 +10,11 @@ Answers depend on the package, the prompt and the parameters alone: not on the o
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias, cast
 
 from tessera.local_engine import Notice, open_checked, open_local_engine
 from tessera_runtime.engine.protocol import Output, Submit, TokenLogprob
@@ -204,7 +205,7 @@ class LLM:
             text = self._chat_template().render([dict(item) for item in items if isinstance(item, Mapping)])
             return self.tokenizer.encode(text, add_special_tokens=False)
         if all(_is_integer(item) for item in items):
-            return [int(item) for item in items if not isinstance(item, Mapping)]
+            return [operator.index(cast("SupportsIndex", item)) for item in items]
         raise InvalidRequest("A prompt is a text, a list of token ids, or a list of messages with a role and content.")
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """The operations of Tessera's programs as NumPy functions: what each means, ready to call.
 
-These run the very functions of the reference executor, which is what every target is measured against. They are for
-looking, checking and testing; a package's programs hold compiled kernels and never come here. Floating point is float32.
+These run the very functions of the reference executor, which is what every target is measured against. They are
+for looking, checking and testing; a package's programs hold compiled kernels and never come here. Floating point is float32.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def evaluate(
 ) -> Array | tuple[Array, ...]:
     """One operation of the graph dialect: `evaluate("rms_norm", x, weight, eps=1e-6, weight_offset=0.0)`.
 
-    docs/spec/graph-ir.md says what each means and which attributes it has. `shapes` and `dtypes` are of the results, for
-    the operations that a result's type decides (`reshape`, `broadcast`, `cast`, `constant`); None stands for the first
-    axis as it comes. Gives an array, or a tuple of them where the operation has several results.
+    docs/spec/graph-ir.md says what each means and which attributes it has. `shapes` and `dtypes` are of the results,
+    for the operations that a result's type decides (`reshape`, `broadcast`, `cast`, `constant`); None stands for the
+    first axis as it comes. Gives an array, or a tuple of them where the operation has several results.
     """
     import numpy as np
 
@@ -94,8 +94,8 @@ def flash_attention(
 ) -> Array:
     """Attention in one pass over blocks of positions, as the kernels do it: no matrix of all scores is ever made.
 
-    `query` is [tokens, heads, dim], `key` [positions, key heads, dim], `value` [positions, key heads, value dim]; heads is
-    a multiple of key heads. The queries are those of the last positions. `scale` is 1/sqrt(dim) if not given; `window`
+    `query` is [tokens, heads, dim], `key` [positions, key heads, dim], `value` [positions, key heads, value dim];
+    heads is a multiple of key heads. The queries are those of the last positions. `scale` is 1/sqrt(dim) if not given; `window`
     lets a token see only so many positions, itself included (0: all); `softcap` bounds scores by c·tanh(s/c).
     """
     import numpy as np

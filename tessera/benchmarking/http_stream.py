@@ -77,9 +77,8 @@ class ResponseParser:
 
     def end(self) -> None:
         """The connection has ended."""
-        if self._in_head or self._chunked or self._left:
-            if not self.complete:
-                raise ServerUnreachable("The server closed the connection in the middle of its response.")
+        if (self._in_head or self._chunked or self._left) and not self.complete:
+            raise ServerUnreachable("The server closed the connection in the middle of its response.")
         self.complete = True
 
     def _read_head(self) -> bool:

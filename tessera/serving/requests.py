@@ -17,8 +17,8 @@ ONE_ANSWER = ("n", "best_of", "logprobs", "top_logprobs", "echo", "suffix")
 class Request:
     """The body of a request; its fields are attributes.
 
-    On OpenAI's routes these are OpenAI's fields, checked; one that the client left out is None. On other routes they are
-    those of the JSON object, and reading one that is not there answers the client with a 400 that names it.
+    On OpenAI's routes these are OpenAI's fields, checked; one that the client left out is None. On other routes they
+    are those of the JSON object, and reading one that is not there answers the client with a 400 that names it.
     """
 
     def __init__(self, fields: Mapping[str, Any], headers: Mapping[str, str], *, complete: bool) -> None:

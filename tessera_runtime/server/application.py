@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from tessera_runtime.server.gateway import Gateway
 
 Handler = Callable[["Gateway", Exchange], Awaitable[None]]
+
+CustomRoute = tuple[str, str, str, Handler]
+"""Method, path, the name in logs and metrics, and what answers."""
 
 QUIET = frozenset({"live", "ready", "metrics"})
 """Asked every few seconds by machines; logged at `debug` only."""
@@ -85,7 +88,7 @@ class Endpoint:
         )
 
 
-ROUTES: tuple[tuple[str, str, str, Handler], ...] = (
+ROUTES: tuple[CustomRoute, ...] = (
     ("POST", "/v1/chat/completions", "chat_completions", chat.chat_completions),
     ("POST", "/v1/completions", "completions", completions.completions),
     ("GET", "/v1/models", "list_models", plain_endpoints.list_models),
@@ -103,9 +106,9 @@ ROUTES: tuple[tuple[str, str, str, Handler], ...] = (
 )
 
 
-def make_application(gateway: Gateway) -> Starlette:
-    """The ASGI application of a gateway."""
-    table = (*ROUTES, ("GET", gateway.settings.metrics_path, "metrics", plain_endpoints.metrics))
+def make_application(gateway: Gateway, extra_routes: Sequence[CustomRoute] = ()) -> Starlette:
+    """The ASGI application of a gateway. The first route that matches answers, and extra ones come first."""
+    table = (*extra_routes, *ROUTES, ("GET", gateway.settings.metrics_path, "metrics", plain_endpoints.metrics))
     routes = [Route(path, Endpoint(gateway, name, handler), methods=[method]) for method, path, name, handler in table]
     cors = Middleware(
         CORSMiddleware,

@@ -8,7 +8,7 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +20,7 @@ from tessera_runtime.observe.engine_metrics import EngineCollector
 from tessera_runtime.observe.logs import Log
 from tessera_runtime.observe.metrics import ServerMetrics
 from tessera_runtime.server.admission import Admission
-from tessera_runtime.server.application import make_application
+from tessera_runtime.server.application import CustomRoute, make_application
 from tessera_runtime.server.errors import ApiError, invalid
 from tessera_runtime.server.exchange import Exchange
 from tessera_runtime.server.http_protocol import GuardedProtocol
@@ -92,10 +92,13 @@ class Gateway:
         self.pool.shutdown(wait=False, cancel_futures=True)
 
 
-def serve(started: Launch, report: Report) -> int:
-    """Serves until the process is told to stop; returns the exit code. Raises if an engine cannot start."""
+def serve(started: Launch, report: Report, extra_routes: Sequence[CustomRoute] = ()) -> int:
+    """Serves until the process is told to stop; returns the exit code. Raises if an engine cannot start.
+
+    `extra_routes` go before the built-in ones, so they may also replace them.
+    """
     try:
-        return asyncio.run(_Serving(started, report).run())
+        return asyncio.run(_Serving(started, report, extra_routes).run())
     finally:
         started.abandon()
 
@@ -109,8 +112,9 @@ class _Server(uvicorn.Server):
 
 
 class _Serving:
-    def __init__(self, started: Launch, report: Report) -> None:
+    def __init__(self, started: Launch, report: Report, extra_routes: Sequence[CustomRoute]) -> None:
         self._started = started
+        self._extra_routes = extra_routes
         self._report = report
         self._stop = asyncio.Event()
         self._force = asyncio.Event()
@@ -209,7 +213,7 @@ class _Serving:
         logger.propagate = False
         logger.setLevel(logging.ERROR)
         return uvicorn.Config(
-            make_application(self._gateway),
+            make_application(self._gateway, self._extra_routes),
             loop="asyncio",
             http=GuardedProtocol,
             ws="none",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ COUNTED = b"HTTP/1.1 404 No\r\nContent-Length: 5\r\n\r\nabcde"
 def test_responses_may_come_in_any_pieces(cuts: list[int], response: bytes) -> None:
     parser, body = ResponseParser(), b""
     edges = [0, *sorted(min(cut, len(response)) for cut in cuts), len(response)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         body += parser.feed(response[start:end])
     assert parser.complete
     assert (parser.status, body) == ((200, b"abc0123456789abcdef") if response is CHUNKED else (404, b"abcde"))
