@@ -1,7 +1,8 @@
 """The operations of Tessera's programs as NumPy functions: what each means, ready to call.
 
 These run the very functions of the reference executor, which is what every target is measured against. They are
-for looking, checking and testing; a package's programs hold compiled kernels and never come here. Floating point is float32.
+for looking, checking and testing; a package's programs hold compiled kernels and never come here. Floating point
+is float32.
 """
 
 from __future__ import annotations
@@ -95,8 +96,8 @@ def flash_attention(
     """Attention in one pass over blocks of positions, as the kernels do it: no matrix of all scores is ever made.
 
     `query` is [tokens, heads, dim], `key` [positions, key heads, dim], `value` [positions, key heads, value dim];
-    heads is a multiple of key heads. The queries are those of the last positions. `scale` is 1/sqrt(dim) if not given; `window`
-    lets a token see only so many positions, itself included (0: all); `softcap` bounds scores by c·tanh(s/c).
+    heads is a multiple of key heads. The queries are those of the last positions. `scale` is 1/sqrt(dim) if not given;
+    `window` lets a token see only so many positions, itself included (0: all); `softcap` bounds scores by c·tanh(s/c).
     """
     import numpy as np
 

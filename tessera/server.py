@@ -178,12 +178,13 @@ class App:
             from tessera.serving.handlers import make_handler
             from tessera_runtime.server.custom_routes import serve_custom
 
+            names = {package.path.resolve(): package.name for package in started.packages}
             table = [
                 (
                     route.method,
                     route.path,
                     route.function.__name__,
-                    make_handler(route.path, route.method, route.function, stream=route.stream, pool=pool),
+                    make_handler(route.path, route.method, route.function, stream=route.stream, names=names, pool=pool),
                 )
                 for route in self._routes
             ]

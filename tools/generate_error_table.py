@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import pkgutil
 import re
 import sys
 from collections.abc import Iterator
@@ -33,17 +34,24 @@ class handles all below it.
 
 
 def classes(kind: Any, depth: int = 0) -> Iterator[tuple[Any, int]]:
-    """`kind` and the classes below it that stand in the same module, each with its depth."""
+    """`kind` and the classes below it, each with its depth; those that stand elsewhere in the package come last."""
     yield kind, depth
-    for child in kind.__subclasses__():
-        if child.__module__ == kind.__module__:
-            yield from classes(child, depth + 1)
+    for child in sorted(kind.__subclasses__(), key=lambda each: (each.__module__ != kind.__module__, each.__module__)):
+        yield from classes(child, depth + 1)
+
+
+def import_all(package: str) -> None:
+    """Imports every module of a package, so that all its error classes exist."""
+    for found in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+        if not found.name.endswith("__main__"):
+            importlib.import_module(found.name)
 
 
 def page() -> str:
     """The text of docs/spec/errors.md."""
     parts = [INTRODUCTION]
     for module, title, where in SECTIONS:
+        import_all(module.partition(".")[0])
         rows = [
             f"| {'&emsp;' * depth}`{code(kind)}` | `{kind.__name__}` | {first_paragraph(kind)} |"
             for kind, depth in classes(base_class(module))

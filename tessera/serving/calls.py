@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class Call:
     gateway: Gateway
     exchange: Exchange
     loop: asyncio.AbstractEventLoop
+    names: Mapping[Path, str]
+    """Under which name each package is served."""
     count: TokenCount = field(default_factory=TokenCount)
     finish_reason: str | None = None
     """Of what was generated last."""

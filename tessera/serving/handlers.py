@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tessera.serving.calls import Call, current_call
@@ -21,16 +22,22 @@ Function = Callable[..., Any]
 
 
 def make_handler(
-    path: str, method: str, function: Function, *, stream: bool, pool: ThreadPoolExecutor
+    path: str,
+    method: str,
+    function: Function,
+    *,
+    stream: bool,
+    names: Mapping[Path, str],
+    pool: ThreadPoolExecutor,
 ) -> Callable[[Gateway, Exchange], Awaitable[None]]:
-    """The gateway's kind of handler around a user's function."""
+    """The gateway's kind of handler around a user's function. `names` says under which name each package is served."""
 
     async def handler(gateway: Gateway, exchange: Exchange) -> None:
         with gateway.admission.enter():
             body = await exchange.json_body(gateway.settings.max_body) if method == "POST" else b""
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in exchange.headers.items()}
             request = parse_request(gateway, path, body, headers)
-            call = Call(gateway, exchange, asyncio.get_running_loop())
+            call = Call(gateway, exchange, asyncio.get_running_loop(), names)
             openai = path in (CHAT, TEXT)
             as_events = stream and (bool(request.get("stream")) if openai else True)
             sender = _Sender(call, form_for(path, request, call), as_events)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tessera.errors import ModelNotServed
-from tessera.packages import Module, resolve, stem
+from tessera.packages import Module, resolve
 from tessera.serving.calls import Call, current_call
 from tessera_runtime.errors import InvalidRequest, NumericalError
 
@@ -87,7 +87,7 @@ def open_session(model: str | Path | Module) -> Session:
     """In a handler, with a model that the application serves; elsewhere, with a package in this process."""
     call = current_call.get()
     if call is not None:
-        name = served_name(model)
+        name = _served_name(call, model)
         served = call.gateway.models.get(name)
         if served is None:
             raise ModelNotServed(
@@ -104,9 +104,12 @@ def open_session(model: str | Path | Module) -> Session:
     return Session(_Local(path))
 
 
-def served_name(model: str | Path | Module) -> str:
-    """The name under which an application serves a package."""
-    return stem(model.path if isinstance(model, Module) else model)
+def _served_name(call: Call, model: str | Path | Module) -> str:
+    """A model is asked for by the name it has in the application, or by its package."""
+    if isinstance(model, str) and model in call.gateway.models:
+        return model
+    path = model.path if isinstance(model, Module) else resolve(model)
+    return call.names.get(path.resolve(), str(model))
 
 
 class _Served:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ from tessera import server
 from tessera.errors import ApplicationInvalid
 
 app = server.App()
+ticking = 0
 
 
 @app.model("model.tspkg", name="assistant")
@@ -30,6 +32,16 @@ def refuse(req: Any) -> Iterator[str]:
         yield from session.generate([])
 
 
+@app.route("/by-package")
+def by_package(req: Any) -> str:
+    opened = server.load_package("model")
+    answers = []
+    for model in ("assistant", "model.tspkg", opened):
+        with server.scheduler().session(model=model) as session:
+            answers.append("".join(session.generate(req.messages, max_tokens=5, temperature=0)))
+    return answers[0] if len(set(answers)) == 1 else "they differ"
+
+
 @app.route("/shout")
 def shout(req: Any) -> dict[str, Any]:
     return {"loud": req.text.upper(), "more": req.get("more", 0)}
@@ -44,6 +56,23 @@ def words(req: Any) -> Iterator[Any]:
             raise ApplicationInvalid("not this word")
         yield word
     yield {"count": len(req.text.split())}
+
+
+@app.route("/ticks", stream=True)
+def ticks(req: Any) -> Iterator[str]:
+    global ticking
+    ticking += 1
+    try:
+        while True:
+            time.sleep(0.01)
+            yield "tick"
+    finally:
+        ticking -= 1
+
+
+@app.route("/ticking")
+def are_ticking(req: Any) -> int:
+    return ticking
 
 
 @app.route("/hello", method="GET")

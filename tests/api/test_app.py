@@ -11,6 +11,7 @@ from typing import Any
 import openai
 import pytest
 from running_application import ROOT, RunningApplication
+from running_server import eventually
 
 from tessera import LLM, Parameters, server
 from tessera.errors import ApplicationInvalid
@@ -60,8 +61,6 @@ def test_many_users_get_what_one_gets(application: RunningApplication) -> None:
 
 
 def test_a_client_that_leaves_stops_the_work(application: RunningApplication) -> None:
-    from running_server import eventually
-
     def disconnected() -> int:
         lines = application.http.get("/metrics").text.splitlines()
         return sum('outcome="disconnected"' in line and not line.endswith(" 0.0") for line in lines)
@@ -106,6 +105,12 @@ def test_a_session_with_an_unknown_model_says_which_there_are(application: Runni
     assert "quick" not in application.errors()
 
 
+def test_a_session_may_name_the_package(application: RunningApplication) -> None:
+    text = post(application, "/by-package", messages=MESSAGES).json()["text"]
+    chat = application.client().chat.completions.create(model="assistant", messages=MESSAGES, max_tokens=5)
+    assert f"<{text}>" == chat.choices[0].message.content and text
+
+
 def test_routes_of_ones_own(application: RunningApplication) -> None:
     assert post(application, "/shout", text="loud").json() == {"loud": "LOUD", "more": 0}
     assert post(application, "/shout", text="loud", more=2).json()["more"] == 2
@@ -127,10 +132,18 @@ def test_defects_of_a_handler_stay_inside(application: RunningApplication) -> No
     assert at_once.status_code == 500 and "division" not in at_once.text
     late = post(application, "/words", text="one fail two").text.split("\n\n")
     assert late[0] == 'data: {"text":"one"}' and "defect" in late[1] and late[2] == "data: [DONE]"
+    assert "handler_failed" in application.errors()
     assert "ZeroDivisionError" in application.errors() and "ZeroDivisionError" not in "".join(late)
     refused = post(application, "/words", text="one refuse").text.split("\n\n")
     assert "error" in refused[1] and refused[2] == "data: [DONE]"
     assert application.http.get("/healthz").status_code == 200
+
+
+def test_a_handler_ends_when_its_client_is_gone(application: RunningApplication) -> None:
+    with application.http.stream("POST", "/ticks", json={}) as response:
+        next(response.iter_lines())
+        assert post(application, "/ticking").json() == 1
+    assert eventually(lambda: post(application, "/ticking").json() == 0)
 
 
 def test_the_built_in_endpoints_are_there(application: RunningApplication) -> None:

@@ -92,8 +92,9 @@ def test_a_stream_says_the_same(llm: LLM) -> None:
     stream = llm.stream("The capital", params)
     assert stream.result is None
     pieces = list(stream)
-    assert stream.result == llm.generate("The capital", params)[0] or stream.result is not None
-    assert len(pieces) > 1 and "".join(pieces) == llm.generate("The capital", params)[0].text
+    whole = llm.generate("The capital", params)[0]
+    assert len(pieces) > 1 and "".join(pieces) == whole.text
+    assert stream.result is not None and stream.result.ids == whole.ids and stream.result.text == whole.text
 
 
 def test_a_stream_that_is_left_stops_the_work(llm: LLM) -> None:

@@ -61,8 +61,8 @@ def command(
     """Measure a package in this process, or the server at a URL.
 
     A package is measured without HTTP: how fast prompts are computed, how fast batches of sequences draw tokens, how
-    long loading takes. A URL is driven by so many users at once, each with a stream of its own; time to first token and time
-    between tokens are added. Prompts are real text, no two alike. With --json, one object with `prefill_tok_s`,
+    long loading takes. A URL is driven by so many users at once, each with a stream of its own; time to first token and
+    time between tokens are added. Prompts are real text, no two alike. With --json, one object with `prefill_tok_s`,
     `decode_tok_s`, `first_token_s` and, for a package, `load_s` is printed; rates are tokens per second.
     """
     from tessera.benchmarking.workload import Workload

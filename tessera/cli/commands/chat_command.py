@@ -39,8 +39,8 @@ def command(
 
     Every line is a message, and the answer is written as it comes; lines pasted together, or between two lines of three
     quotes, are one message. Lines that begin with a slash are commands: /reset, /system TEXT, /help, /exit. Ctrl-C
-    stops an answer, Ctrl-D ends. Reading from a pipe, it answers line after line and ends with 1 if an answer failed. With
-    --json, one object with all `messages` is printed at the end instead.
+    stops an answer, Ctrl-D ends. Reading from a pipe, it answers line after line and ends with 1 if an answer failed.
+    With --json, one object with all `messages` is printed at the end instead.
     """
     from tessera.chatting.partners import Partner, ServerPartner, Wishes, open_package_partner
     from tessera.chatting.session import ChatSession, Conversation

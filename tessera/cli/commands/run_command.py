@@ -84,8 +84,9 @@ def command(
         settings = replace(settings, models=tuple(ModelSettings(path) for path in named))
     for sentence in (*environment.misspelt, *(f"Not yet active: {setting}." for setting in settings.inactive)):
         report.warning(sentence)
+    launching = time.perf_counter()
     started = launch(settings)
-    report.phase("launch", time.perf_counter() - began)
+    report.phase("launch", time.perf_counter() - launching)
     try:
         from tessera_runtime.server.gateway import serve
     except BaseException:
