@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' \
 		|| { echo "Tessera needs Python 3.10 to 3.12; name one with: make PYTHON=python3.11" >&2; exit 1; }
-	$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[compile,test,dev]'
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[compile,serve,test,dev]'
 	touch $(STAMP)
 
 install: $(STAMP) ## make the virtual environment

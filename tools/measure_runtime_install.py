@@ -1,4 +1,4 @@
-"""Installs the runtime alone into a fresh environment, says what it weighs, and runs the command there.
+"""Installs the runtime, with its server, into a fresh environment, says what it weighs, and runs the command there.
 
 So the promise that a server needs no compiler is tried on a machine that has none: no torch, no LLVM, no transformers.
 """
@@ -24,7 +24,7 @@ def main() -> int:
         python = Path(folder) / "bin" / "python"
         subprocess.run(
             [sys.executable, "-m", "pip", "--python", str(python), "install", "-qq", "--disable-pip-version-check"]
-            + ["--no-compile", "--constraint", str(ROOT / "constraints.txt"), str(ROOT)],
+            + ["--no-compile", "--constraint", str(ROOT / "constraints.txt"), f"{ROOT}[serve]"],
             check=True,
         )
         site = next(Path(folder).glob("lib/python*/site-packages"))
@@ -32,7 +32,7 @@ def main() -> int:
         total = sum(sizes.values())
         largest = sorted(sizes.items(), key=lambda item: -item[1])[:5]
         told = ", ".join(f"{name} {amount / 1e6:.0f}" for name, amount in largest)
-        print(f"The runtime alone installs {total / 1e6:.0f} MB (largest: {told}).")
+        print(f"The runtime and its server install {total / 1e6:.0f} MB (largest: {told}).")
         present = [name for name in FORBIDDEN if (site / name).exists()]
         if present:
             print(f"error: the runtime pulls in {', '.join(present)}.", file=sys.stderr)
@@ -43,7 +43,7 @@ def main() -> int:
         # In another folder, so that the source is not found in place of what was installed.
         subprocess.run([str(python.parent / "tessera"), "--help"], check=True, cwd=folder, stdout=subprocess.DEVNULL)
         subprocess.run(
-            [str(python), "-c", "import tessera_runtime.loading, tessera_runtime.package.reader"],
+            [str(python), "-c", "import tessera_runtime.loading, tessera_runtime.server.gateway, tessera_runtime.engine.process"],
             check=True,
             cwd=folder,
         )

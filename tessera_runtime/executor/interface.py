@@ -1,7 +1,7 @@
 """The one interface behind which every executor stands.
 
-An executor runs one *step* of a package's program (docs/spec/program.md): T tokens of any number of sequences in, logits of the
-rows asked for out. It knows no model, no request and no scheduler.
+An executor runs one *step* of a package's program (docs/spec/program.md): T tokens of any number of sequences in,
+logits of the rows asked for out. It knows no model, no request and no scheduler.
 """
 
 from __future__ import annotations

@@ -12,11 +12,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "text"))
 
-from tiny_package import write_tiny  # noqa: E402
-from toy_executor import ToyExecutor  # noqa: E402
+from tiny_package import write_tiny
+from toy_executor import ToyExecutor
 
-from tessera.cli import running  # noqa: E402
-from tessera.cli.main import main  # noqa: E402
+from tessera.cli import running
+from tessera.cli.main import main
 
 
 class Ended(NamedTuple):

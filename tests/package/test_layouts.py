@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def test_place_is_the_definition(count: int, columns: int, layout: str, dtype: s
     matrix = np.arange(1, count * columns + 1).reshape(count, columns).astype(layouts.STORAGE[dtype])
     packed = layouts.empty((count, columns), dtype, layout)
     edges = sorted({0, *(16 * cut for cut in cuts if 16 * cut < count), count})
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise(edges):
         layouts.place(packed, matrix[start:stop], start, layout)
     expected = naive(matrix, layout, 128 if dtype == "u8" else 0)
     assert packed.shape == expected.shape == layouts.physical_shape((count, columns), layout)

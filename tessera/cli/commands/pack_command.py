@@ -47,10 +47,9 @@ def command(
     """
     if (from_hf is None) == (from_gguf is None):
         raise click.UsageError("Give exactly one of --from-hf and --from-gguf.")
-    from tessera_pack.packing import PackOptions, pack
-
     from tessera.cli.output import print_facts, print_json
     from tessera.cli.progress import progress_bars
+    from tessera_pack.packing import PackOptions, pack
 
     options = PackOptions(
         from_hf=from_hf,

@@ -31,9 +31,8 @@ def command(package: Path, reference: Path | None, as_json: bool) -> None:
     checks = list(verify_package(package).checks)
     evidence: dict[str, object] | None = None
     if reference is not None and all(check.passed for check in checks):
-        from tessera_pack.verification import verify_numerics
-
         from tessera_pack.errors import EvidenceFailed
+        from tessera_pack.verification import verify_numerics
 
         try:
             with progress_bars() as report:
