@@ -6,6 +6,7 @@ It notes when bytes arrive and hands events on undecoded. Made for measuring: no
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -218,7 +219,9 @@ async def call(
     except (asyncio.TimeoutError, TimeoutError):
         raise ServerUnreachable(f"The server at {address} did not answer within the time it has.") from None
     except OSError as error:
+        # asyncio puts the address into the text of the error, which the message has already.
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
         raise ServerUnreachable(
-            f"There is no answer from {address}: {error.strerror or error}.", hint="Is `tessera run` running there?"
+            f"There is no answer from {address}: {reason}.", hint="Is `tessera run` running there?"
         ) from None
     return protocol.response
