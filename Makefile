@@ -32,11 +32,11 @@ demo: $(STAMP) ## get SmolLM2, pack it, ask it a question
 test: lint check-docs check-install test-fast test-slow ## everything that CI runs
 
 test-fast: $(STAMP) ## tests that need no model, under 90 s
-	$(BIN)/python -m pytest -m "not slow" -q
+	$(BIN)/python -m pytest -m "not slow" -q -n 2 --dist loadfile
 
 test-slow: $(STAMP) ## tests with the real SmolLM2
 	$(BIN)/python tools/fetch_smollm2.py
-	$(BIN)/python -m pytest -m slow -q
+	$(BIN)/python -m pytest -m slow -q -n 2 --dist loadfile
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check $(wildcard $(CODE))

@@ -43,7 +43,7 @@ def main() -> int:
         # In another folder, so that the source is not found in place of what was installed.
         subprocess.run([str(python.parent / "tessera"), "--help"], check=True, cwd=folder, stdout=subprocess.DEVNULL)
         subprocess.run(
-            [str(python), "-c", "import tessera_runtime.loading, tessera_runtime.server.gateway, tessera_runtime.engine.process"],
+            [str(python), "-c", "import tessera_runtime.server.gateway, tessera_runtime.engine.process"],
             check=True,
             cwd=folder,
         )

@@ -209,9 +209,9 @@ class _Bench:
             samples.gaps += [
                 after - before for before, after in zip(stream.arrivals, stream.arrivals[1:], strict=False)
             ]
+        # Answers that never all run at once have no common rate; the whole round's, prompts included, is no higher.
         rate = common_rate(good)
-        if rate is not None:
-            samples.decode.append(rate)
+        samples.decode.append(samples.output[-1] if rate is None else rate)
 
     async def _users(self, users: int, prompt: int, new: int) -> list[_Stream]:
         return list(await asyncio.gather(*(self._request(prompt, new) for _ in range(users))))

@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from programs import slow_from
 from tiny_models import (
     ARCHITECTURES,
     TOKENS,
@@ -42,7 +43,11 @@ SPELLED_OUT = {
 EXPECTED = {"gpt2-unscaled": {"sigmoid"}}
 
 
-@pytest.mark.parametrize("case", ARCHITECTURES + VARIANTS, ids=str)
+# An export takes a second: the architectures that are promised by name run always, the others in `make test`.
+FAST_AND_SLOW = slow_from(12, ARCHITECTURES + VARIANTS)
+
+
+@pytest.mark.parametrize("case", FAST_AND_SLOW, ids=str)
 def test_model_computes_what_transformers_does(case: Case) -> None:
     imported = import_model(case.config())
     model = random_model(case.config())

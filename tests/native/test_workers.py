@@ -46,6 +46,7 @@ def test_idle_workers_cost_nothing(open_toy, batch_of):
     assert time.process_time() - before < 0.5 * 0.05
 
 
+@pytest.mark.slow
 def test_steps_at_the_moment_of_parking(open_toy, batch_of, expect, toy_weights):
     """Pauses around the time after which workers park, so that steps and parking cross each other."""
     executor = open_toy(2)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from programs import slow_from
 from tiny_checkpoints import (
     ODD,
     VOCABULARY,
@@ -79,6 +80,10 @@ REFUSED = {
 """What exports, but has operations that are not lowered to kernels."""
 
 
+QUICK = {"llama", "gemma2", "gpt2"}
+"""One of each kind; the others run in `make test`."""
+
+
 def check(case: Case, folder: Path, dtype: str = "fp32", vocabulary: int = VOCABULARY, **options: Any) -> None:
     """Packs with verification, and compares every way of computing a prompt with transformers."""
     model = save_checkpoint(case, folder / "checkpoint", **options)
@@ -98,7 +103,7 @@ def check(case: Case, folder: Path, dtype: str = "fp32", vocabulary: int = VOCAB
             assert dtype != "fp32" or relative_error(found, wanted) <= LARGEST_ERROR
 
 
-@pytest.mark.parametrize("case", NAMED, ids=str)
+@pytest.mark.parametrize("case", slow_from(3, sorted(NAMED, key=lambda case: case.kind not in QUICK)), ids=str)
 def test_an_architecture_computes_what_transformers_does(case: Case, tmp_path: Path) -> None:
     check(case, tmp_path)
 

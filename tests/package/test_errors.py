@@ -56,6 +56,7 @@ def test_errors_can_be_copied(kind: type[TesseraError]) -> None:
     assert type(twin) is kind and str(twin) == "a. b." and twin.hint == "b."
 
 
+@pytest.mark.slow
 def test_the_table_is_up_to_date() -> None:
     command = [sys.executable, "tools/generate_error_table.py", "--check"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -60,6 +60,7 @@ def test_fp32_is_what_transformers_computes(compiled, saved, kind):
     assert error(open_executor(compiled(kind, "fp32")).step(one_sequence(ids)), expected) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "dtype"), CASES)
 @pytest.mark.parametrize("size", [1, 5, 16])
 def test_chunks_give_what_the_whole_gives(compiled, kind, dtype, size):

@@ -125,6 +125,7 @@ def test_the_checks_notice_what_is_wrong(seed: int) -> None:
         check_memory(module)
 
 
+@pytest.mark.slow
 def test_compilation_resumes_from_a_dump(tmp_path: Path) -> None:
     """What the last pass leaves is text; read back, it gives the same objects and the same program, byte for byte."""
     whole = compiled("llama", "int8", (CLASS,))

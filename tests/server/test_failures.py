@@ -56,6 +56,7 @@ def bodies(count: int) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.slow
 def test_streams_survive_the_death_of_the_engine_byte_for_byte(start: Start) -> None:
     server = start("--target", "0.01")
     asked = bodies(12)
@@ -75,6 +76,7 @@ def test_streams_survive_the_death_of_the_engine_byte_for_byte(start: Start) -> 
     assert len(lost) == 2 and lost[0]["running"] > 0
 
 
+@pytest.mark.slow
 def test_a_hung_engine_makes_the_server_unready_and_is_replaced(start: Start) -> None:
     server = start("--target", "0.01")
     body = {"prompt": [5], "max_tokens": 60, "seed": 1, "ignore_eos": True}
@@ -94,6 +96,7 @@ def test_a_hung_engine_makes_the_server_unready_and_is_replaced(start: Start) ->
     assert not is_alive(pid)
 
 
+@pytest.mark.slow
 def test_a_long_step_is_no_hang(start: Start) -> None:
     """Longer than a hang is waited for, but the engine's process works all the time."""
     server = start("--target", "busy3.5")
@@ -101,6 +104,7 @@ def test_a_long_step_is_no_hang(start: Start) -> None:
     assert server.metric("tessera_engine_restarts_total") == 0
 
 
+@pytest.mark.slow
 def test_a_request_that_kills_engines_is_given_up(start: Start) -> None:
     server = start("--target", "0.005")
     answer = server.post("/v1/completions", prompt=[399, 5], max_tokens=4)
@@ -109,7 +113,7 @@ def test_a_request_that_kills_engines_is_given_up(start: Start) -> None:
     server.complete()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_told_to_stop_it_finishes_what_runs(start: Start, number: int) -> None:
     server = start("--target", "0.02")
     body = {"prompt": [5], "max_tokens": 60, "seed": 1, "ignore_eos": True}

@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 from jaxlib.mlir import ir as mlir
-from programs import compiled
+from programs import compiled, slow_from
 
 from tessera_compiler.driver import parse_ir, print_ir
 from tessera_compiler.tile.dialect import TILE_OPERATIONS
@@ -20,14 +20,14 @@ def text_of(name: str, dtype: str) -> str:
     return compiled(name, dtype, ("x86-64-v4",)).tile_ir
 
 
-@pytest.mark.parametrize(("name", "dtype"), PROGRAMS)
+@pytest.mark.parametrize(("name", "dtype"), slow_from(2, PROGRAMS))
 def test_print_parse_print(name: str, dtype: str) -> None:
     text = text_of(name, dtype)
     assert text.count('"tile.kernel"') > 10
     assert print_ir(parse_ir(text)) == text
 
 
-@pytest.mark.parametrize(("name", "dtype"), PROGRAMS)
+@pytest.mark.parametrize(("name", "dtype"), slow_from(2, PROGRAMS))
 def test_mlir_reads_it(name: str, dtype: str) -> None:
     context = mlir.Context()
     context.allow_unregistered_dialects = True
