@@ -22,6 +22,7 @@ from tessera_compiler.graph.text import ExactPrinter
 from tessera_compiler.module import CompiledModule
 from tessera_compiler.schedule import dialect as schedule
 from tessera_compiler.schedule.passes.choose_numerics import ChooseNumerics
+from tessera_compiler.schedule.passes.flatten_concats import FlattenConcats
 from tessera_compiler.schedule.passes.form_groups import FormGroups
 from tessera_compiler.schedule.passes.mark_layers import MarkLayers
 from tessera_compiler.schedule.passes.plan_memory import PlanMemory
@@ -58,6 +59,7 @@ def schedule_passes(options: CompileOptions) -> tuple[Pass, ...]:
     return (
         MarkLayers(options.layer_paths),
         ChooseNumerics(options.dtype),
+        FlattenConcats(),
         FormGroups(),
         PlanTiles(options.classes, options.tuned),
         PlanPhases(),

@@ -75,7 +75,6 @@ ROPES = [
 
 REFUSED = {
     "diffllama": r"\(model\.layers\.0\.self_attn.*\): graph\.reduce_sum of weights is not lowered",
-    "stablelm-qk-norm": r"\(model\.layers\.0\.self_attn\.q_layernorm\): concatenation along another axis",
 }
 """What exports, but has operations that are not lowered to kernels."""
 
