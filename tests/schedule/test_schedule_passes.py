@@ -12,6 +12,7 @@ from xdsl.dialects.builtin import ModuleOp
 from tessera_compiler.driver import Pass, parse_ir, print_ir
 from tessera_compiler.graph.evaluator import entry_function
 from tessera_compiler.schedule.passes.choose_numerics import ChooseNumerics
+from tessera_compiler.schedule.passes.flatten_concats import FlattenConcats
 from tessera_compiler.schedule.passes.form_groups import FormGroups
 from tessera_compiler.schedule.passes.mark_layers import MarkLayers
 from tessera_compiler.schedule.passes.plan_memory import PlanMemory
@@ -53,6 +54,17 @@ TIED = (
     "%y",
     'tensor<?x9xf32, "L">',
 )
+HEADS = (
+    """
+    %w = "graph.weight"() {name = "w", sources = ["w"]} : () -> tensor<9x8xf32>
+    %x = "graph.embedding"(%w, %ids) {offset = 0 : i64} : (tensor<9x8xf32>, tensor<?xi32, "T">) -> tensor<?x8xf32, "T">
+    %q = "graph.reshape"(%x) : (tensor<?x8xf32, "T">) -> tensor<?x2x4xf32, "T">
+    %c = "graph.concat"(%q, %q) {axis = 1 : i64}
+      : (tensor<?x2x4xf32, "T">, tensor<?x2x4xf32, "T">) -> tensor<?x4x4xf32, "T">
+    %s = "graph.select_rows"(%c, %rows) : (tensor<?x4x4xf32, "T">, tensor<?xi32, "L">) -> tensor<?x4x4xf32, "L">""",
+    "%s",
+    'tensor<?x4x4xf32, "L">',
+)
 TUNED = {schedule_key("x86-64-v4", "f32", 4, 6): (Blocking(0, 3, 1),)}
 
 RULES: dict[str, tuple[tuple[str, str, str], Sequence[Pass], Pass]] = {
@@ -62,6 +74,7 @@ RULES: dict[str, tuple[tuple[str, str, str], Sequence[Pass], Pass]] = {
     "choose_numerics_int8": (LINEAR, (), ChooseNumerics("int8")),
     "choose_numerics_tied_int8": (TIED, (), ChooseNumerics("int8")),
     "choose_numerics_attention": (ATTENTION, (), ChooseNumerics("bf16")),
+    "flatten_concats": (HEADS, (), FlattenConcats()),
     "form_groups": (LINEAR, (ChooseNumerics("fp32"),), FormGroups()),
     "form_groups_attention": (ATTENTION, (ChooseNumerics("fp32"),), FormGroups()),
     "plan_tiles": (LINEAR, (ChooseNumerics("fp32"), FormGroups()), PlanTiles(("x86-64-v4", "x86-64-v3"))),
