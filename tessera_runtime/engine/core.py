@@ -73,7 +73,7 @@ class EngineCore:
         self._requests: dict[str, Request] = {}
         self._news: list[Output] = []
         self._steps = self._computed = self._generated = self._numerical_errors = 0
-        self._step_seconds = self._executor_seconds = 0.0
+        self._step_seconds = self._executor_seconds = self._step_began = 0.0
 
     @property
     def has_work(self) -> bool:
@@ -111,7 +111,7 @@ class EngineCore:
 
     def step(self) -> list[Output]:
         """Computes one step and returns all news since the last."""
-        started = time.perf_counter()
+        started = self._step_began = time.perf_counter()
         plan = self._scheduler.schedule()
         if plan:
             for done, logits in self._run(plan):
@@ -175,6 +175,7 @@ class EngineCore:
         row = 0
         for work in plan:
             request = self._requests[work.sequence.name]
+            request.begin(self._step_began)
             count = rows_of(work)
             try:
                 if work.sequence.every_row and count:
@@ -225,6 +226,7 @@ class EngineCore:
                 logprobs=logprobs,
                 prompt_logprobs=request.prompt_logprobs if first else None,
                 cached_tokens=min(request.sequence.cached_tokens or 0, request.prompt_length) if first else 0,
+                queue_seconds=request.queue_seconds if first else None,
                 finish_reason=reason,
             )
         )

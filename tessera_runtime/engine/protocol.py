@@ -86,6 +86,8 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     prompt_logprobs: list[TokenLogprob] | None = None
     cached_tokens: int = 0
     """Of the prompt, how many were not computed because their blocks were still there; said with the first output."""
+    queue_seconds: float | None = None
+    """How long the request waited in the engine before the first step that worked on it; said with the first output."""
     finish_reason: FinishReason | None = None
     error: Failure | None = None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -58,6 +60,9 @@ class Request:
         self.prompt_logprobs: list[TokenLogprob] | None = (
             [] if submit.prompt_logprobs and not submit.resumed_ids else None
         )
+        self.submitted_at = time.perf_counter()
+        self.queue_seconds: float | None = None
+        """None until a step works on it."""
         self.silent = True
         """Whether nothing has been said yet."""
         self.sequence = Sequence(
@@ -67,6 +72,11 @@ class Request:
             submit.lane,
             every_row=self.prompt_logprobs is not None and self.prompt_length > 1,
         )
+
+    def begin(self, now: float) -> None:
+        """A step that began at `now` has worked on this request."""
+        if self.queue_seconds is None:
+            self.queue_seconds = max(0.0, now - self.submitted_at)
 
     def finish_reason(self) -> FinishReason | None:
         """Whether the tokens so far are a whole answer."""

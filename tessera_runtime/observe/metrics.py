@@ -25,6 +25,7 @@ BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 class AnswerTiming(NamedTuple):
     """Where an answer says how it goes."""
 
+    queue: Callable[[float], None]
     first_token: Callable[[float], None]
     gap: Callable[[float], None]
 
@@ -60,6 +61,13 @@ class ServerMetrics:
         self._first_token = Histogram(
             "tessera_time_to_first_token_seconds",
             "From submission to an engine until the first token.",
+            ["model"],
+            buckets=FIRST_TOKEN,
+            registry=registry,
+        )
+        self._queue = Histogram(
+            "tessera_queue_time_seconds",
+            "From submission to an engine until the first step that works on it.",
             ["model"],
             buckets=FIRST_TOKEN,
             registry=registry,
@@ -101,7 +109,9 @@ class ServerMetrics:
         )
 
     def answer_timing(self, model: str) -> AnswerTiming:
-        return AnswerTiming(self._first_token.labels(model).observe, self._gap.labels(model).observe)
+        return AnswerTiming(
+            self._queue.labels(model).observe, self._first_token.labels(model).observe, self._gap.labels(model).observe
+        )
 
     def step_observer(self, model: str) -> Callable[[int], None]:
         """To be called with the number of answers that a step advanced."""

@@ -120,6 +120,8 @@ class Answer:
         """Takes the engine's news and hands on what is new. Ends the answer early where a stop string appears."""
         if output.cached_tokens:
             self.cached_tokens = output.cached_tokens
+        if output.queue_seconds is not None:
+            self._timing.queue(output.queue_seconds)
         if output.prompt_logprobs is not None:
             self.prompt_logprobs = output.prompt_logprobs
         if output.error is not None:

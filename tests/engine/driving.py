@@ -22,6 +22,7 @@ class Answer:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob] | None = None
     cached_tokens: int = 0
+    queue_seconds: list[float] = field(default_factory=list)
 
     @property
     def over(self) -> bool:
@@ -35,6 +36,7 @@ class Answer:
         self.logprobs += output.logprobs
         self.prompt_logprobs = output.prompt_logprobs or self.prompt_logprobs
         self.cached_tokens = output.cached_tokens or self.cached_tokens
+        self.queue_seconds += [] if output.queue_seconds is None else [output.queue_seconds]
         assert self.finish_reason is None or self.error is None
 
 

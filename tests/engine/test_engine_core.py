@@ -49,6 +49,14 @@ def test_answers_end_at_stop_ids_limits_and_the_end_of_the_context() -> None:
     assert answers["context"].ids == ids and answers["context"].finish_reason == "length"
 
 
+def test_waiting_is_told_once() -> None:
+    driver = Driver(max_sequences=1, lane_seats=(1, 1, 1))
+    for name in ("first", "second"):
+        driver.submit(name, [1, 2, 3], 6)
+    (first,), (second,) = (answer.queue_seconds for answer in driver.run().values())
+    assert 0 <= first < second
+
+
 def test_a_prompt_of_20_users_is_computed_once() -> None:
     driver = Driver(
         HashExecutor(max_tokens=128, max_model_len=1100, block_tokens=16),

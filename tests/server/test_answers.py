@@ -210,6 +210,7 @@ def test_metrics_name_what_happened(server: RunningServer) -> None:
     assert server.metric("tessera_generated_tokens_total", model="tiny") == before + 5
     for name in (
         *("tessera_requests_total", "tessera_time_to_first_token_seconds_bucket", "tessera_batch_size_bucket"),
+        "tessera_queue_time_seconds_bucket",
         *("tessera_inter_token_latency_seconds_bucket", "tessera_request_duration_seconds_bucket"),
         *("tessera_kv_cache_usage_ratio", "tessera_engine_restarts_total", "tessera_preemptions_total"),
         *(

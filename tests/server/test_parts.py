@@ -36,7 +36,7 @@ class Letters:
 
 def make_answer(inbox: Inbox, **options: Any) -> Answer:
     submit = Submit(request_id="r", prompt_ids=[1], max_tokens=9, sampling=SamplingParameters(), stop_ids=[0])
-    return Answer(submit, Letters(), inbox, AnswerTiming(lambda _: None, lambda _: None), **options)
+    return Answer(submit, Letters(), inbox, AnswerTiming(lambda _: None, lambda _: None, lambda _: None), **options)
 
 
 def told(text: str, **more: Any) -> Output:
