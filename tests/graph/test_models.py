@@ -43,8 +43,8 @@ SPELLED_OUT = {
 EXPECTED = {"gpt2-unscaled": {"sigmoid"}}
 
 
-# An export takes a second: the architectures that are promised by name run always, the others in `make test`.
-FAST_AND_SLOW = slow_from(12, ARCHITECTURES + VARIANTS)
+# An export takes a second: the first run always, the others in `make test`.
+FAST_AND_SLOW = slow_from(7, ARCHITECTURES + VARIANTS)
 
 
 @pytest.mark.parametrize("case", FAST_AND_SLOW, ids=str)

@@ -18,7 +18,13 @@ ALLOWED = os.sched_getaffinity(0)
 """As it was before any test ran a step."""
 
 
-@pytest.mark.parametrize(("threads", "steps"), [(1, 10_000), (2, 5_000), (3, 2_000), (4, 1_000)])
+@pytest.mark.parametrize(
+    ("threads", "steps"),
+    [
+        *((1, 10_000), (2, 5_000), (3, 300)),
+        *(pytest.param(threads, steps, marks=pytest.mark.slow) for threads, steps in ((3, 2_000), (4, 1_000))),
+    ],
+)
 def test_many_steps_are_all_right(open_toy, batch_of, expect, toy_weights, threads, steps):
     executor = open_toy(threads)
     batches = [batch_of(tokens) for tokens in (1, 5, 16)]

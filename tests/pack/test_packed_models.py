@@ -107,6 +107,7 @@ def test_an_architecture_computes_what_transformers_does(case: Case, tmp_path: P
     check(case, tmp_path)
 
 
+@pytest.mark.slow
 def test_int8_stays_close(tmp_path: Path) -> None:
     check(next(case for case in NAMED if case.kind == "gemma2"), tmp_path, "int8")
 

@@ -40,6 +40,7 @@ def test_a_step_is_what_schedule_ir_says(compiled, kind, dtype):
     assert error(open_executor(model).step(batch), model.evaluate(batch, Cache(BLOCKS))) < BUDGET[dtype]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "dtype"), [("llama", "fp32"), ("gemma2", "bf16"), ("gpt2", "int8")])
 def test_the_native_target_agrees(compiled, tmp_path: Path, kind, dtype):
     model = compiled(kind, dtype, native_class())

@@ -191,6 +191,7 @@ def test_clients_that_leave_give_their_cache_back(server: RunningServer, stream:
     assert server.metric("tessera_answers_total", outcome="disconnected") > 0
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_disturbs_nobody(server: RunningServer) -> None:
     body = {"prompt": [5], "max_tokens": 400, "ignore_eos": True, "stream": True, "n": 32}
     with raw_request(server, body, window=4096) as connection:
@@ -218,6 +219,7 @@ def test_a_full_queue_sends_away(start: Start) -> None:
     server.complete()
 
 
+@pytest.mark.slow
 def test_many_streams_at_once_equal_each_alone(server: RunningServer) -> None:
     asked = bodies(40)
     alone = [stream_text(server, body) for body in asked[:10]]
@@ -226,6 +228,7 @@ def test_many_streams_at_once_equal_each_alone(server: RunningServer) -> None:
     assert together[:10] == alone
 
 
+@pytest.mark.slow
 def test_several_engines_share_the_work(start: Start, tmp_path: Any, package: Any) -> None:
     config = tmp_path / "tis.yaml"
     config.write_text(
