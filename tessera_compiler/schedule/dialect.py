@@ -42,6 +42,7 @@ from xdsl.utils.exceptions import VerifyException
 
 from tessera_compiler.graph.base import Array, GraphOp
 from tessera_compiler.graph.types import DYNAMIC, F32, I32, TOKENS, Tensor, rows_of, tensor, type_of
+from tessera_compiler.tile.types import round_to_bfloat16
 
 BF16 = BFloat16Type()
 I8 = IntegerType(8)
@@ -55,13 +56,6 @@ KINDS = ("rows", "linear", "attention")
 
 def element_name(type_: Tensor) -> str:
     return next(name for name, element in ELEMENTS.items() if element == type_.get_element_type())
-
-
-def round_to_bfloat16(values: Array) -> Array:
-    """The nearest bfloat16 of each value, ties to even, as float32."""
-    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
-    return np.where(np.isnan(values), np.float32(np.nan), rounded.view(np.float32)).astype(np.float32)
 
 
 class ScheduleOp(GraphOp):

@@ -17,8 +17,8 @@ from tessera_compiler.errors import InvalidGraph
 from tessera_compiler.graph.base import Array, GraphOp
 from tessera_compiler.graph.evaluator import entry_function
 from tessera_compiler.schedule import dialect as schedule
-
-BLOCK_TOKENS = 16
+from tessera_compiler.schedule.physical import BLOCK_TOKENS
+from tessera_compiler.tile.types import round_to_bfloat16
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Cache:
         key = (op.cache.value.data, op.part.data)
         if key not in self.parts:
             self.parts[key] = np.zeros((self.blocks, BLOCK_TOKENS, *x.shape[1:]), np.float32)
-        stored = schedule.round_to_bfloat16(x) if op.element.data == "bf16" else x
+        stored = round_to_bfloat16(x) if op.element.data == "bf16" else x
         blocks = tables[sequences, positions // BLOCK_TOKENS]
         self.parts[key][blocks, positions % BLOCK_TOKENS] = stored
 

@@ -12,6 +12,9 @@ from tessera_compiler.schedule.dialect import element_name
 from tessera_compiler.schedule.views import row_shape
 from tessera_compiler.tile.types import BYTES, buffer_type
 
+BLOCK_TOKENS = 16
+"""Positions in a block of the KV cache: as many as lanes, so that the scores of a block are one vector."""
+
 LINE = 64
 """Rows of buffers start on cache lines."""
 

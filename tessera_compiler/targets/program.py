@@ -15,9 +15,8 @@ from tessera_compiler.graph.types import rows_of, type_of
 from tessera_compiler.module import WeightRecipe
 from tessera_compiler.schedule import dialect as schedule
 from tessera_compiler.schedule.passes.plan_phases import caches_of
-from tessera_compiler.schedule.physical import row_bytes
+from tessera_compiler.schedule.physical import BLOCK_TOKENS, row_bytes
 from tessera_compiler.schedule.views import row_shape
-from tessera_compiler.tile.lowering.context import BLOCK_TOKENS
 from tessera_compiler.tile.lowering.lower import LoweredProgram
 
 ABI = 1

@@ -14,10 +14,11 @@ from xdsl.ir import BlockArgument, SSAValue
 
 from tessera_compiler.graph.types import type_of
 from tessera_compiler.schedule import dialect as schedule
+from tessera_compiler.schedule.physical import BLOCK_TOKENS
 from tessera_compiler.schedule.views import View
 from tessera_compiler.tile import dialect as tile
 from tessera_compiler.tile.builder import KernelBuilder
-from tessera_compiler.tile.lowering.context import BLOCK_TOKENS, GroupArguments, resolve_view
+from tessera_compiler.tile.lowering.context import GroupArguments, resolve_view
 
 MOST_HEADS = 8
 """Query heads computed by one instance."""

@@ -12,12 +12,9 @@ from tessera_compiler.errors import UnsupportedOperation
 from tessera_compiler.graph import dialect as graph
 from tessera_compiler.graph.types import rows_of, type_of
 from tessera_compiler.schedule import dialect as schedule
-from tessera_compiler.schedule.physical import buffer_of, input_buffer, is_input, weight_buffer
+from tessera_compiler.schedule.physical import BLOCK_TOKENS, buffer_of, input_buffer, is_input, weight_buffer
 from tessera_compiler.schedule.views import View, row_shape
 from tessera_compiler.tile.types import BYTES, buffer_type
-
-BLOCK_TOKENS = 16
-"""Positions in a block of the KV cache: as many as lanes, so that the scores of a block are one vector."""
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from tessera_compiler.errors import UnsupportedOperation
 from tessera_compiler.graph import dialect as graph
 from tessera_compiler.graph.types import rows_of, type_of
 from tessera_compiler.schedule import dialect as schedule
-from tessera_compiler.schedule.physical import is_input, row_elements
+from tessera_compiler.schedule.physical import BLOCK_TOKENS, is_input, row_elements
 from tessera_compiler.schedule.views import VIEW_OPERATIONS, View, row_shape
 from tessera_compiler.tile import dialect as tile
 from tessera_compiler.tile.builder import KernelBuilder
 from tessera_compiler.tile.lowering.columns import Columns, Segment, common_segments
-from tessera_compiler.tile.lowering.context import BLOCK_TOKENS, GroupArguments, resolve_static, resolve_view
+from tessera_compiler.tile.lowering.context import GroupArguments, resolve_static, resolve_view
 from tessera_compiler.tile.lowering.elementwise import emit_elementwise, is_elementwise, scalar
 from tessera_compiler.tile.types import element_name
 
