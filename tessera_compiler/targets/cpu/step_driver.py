@@ -31,7 +31,7 @@ class StepDriver:
     def emit(self, description: dict[str, Any], lowered: LoweredProgram) -> ir.Function:
         body = self._protocol.declare_body()
         builder = ir.IRBuilder(body.append_basic_block("entry"))
-        context = body.args[0]
+        context, thread = body.args
         fields = {
             name: self._protocol.load(builder, context, name)
             for name in (
@@ -58,9 +58,11 @@ class StepDriver:
             builder.position_at_end(following)
             if launch["barrier"]:
                 self._protocol.barrier(builder, context)
+            self._protocol.note_time(builder, context, thread, index)
             pointers = [self._pointer(builder, argument, description, fields) for argument in launch["args"]]
             launcher = self._launcher(name, lowered.groups[name].variants[self._class], len(pointers))
             builder.call(launcher, [context, i64(index), *pointers])
+        self._protocol.note_time(builder, context, thread, len(description["launches"]))
         builder.ret_void()
         return body
 

@@ -40,6 +40,7 @@ CONTEXT_FIELDS: dict[str, tuple[int, str]] = {
     "yield": (104, "pointer"),
     "threads": (112, "integer"),
     "stop": (120, "integer"),
+    "timeline": (128, "pointer"),
     "arrived": (192, "integer"),
     "phase": (256, "integer"),
     "generation": (320, "integer"),
@@ -65,10 +66,12 @@ class StepProtocol:
         if machine == "x86_64":
             self._pause = self._declare("llvm.x86.sse2.pause", ir.FunctionType(VOID, []))
             self._pause_arguments: list[ir.Constant] = []
+            self._ticks = self._declare("llvm.x86.rdtsc", ir.FunctionType(INTEGER, []))
         elif machine == "aarch64":
             # `isb` waits for some tens of cycles, which `yield` does not on most cores.
             self._pause = self._declare("llvm.aarch64.isb", ir.FunctionType(VOID, [ir.IntType(32)]))
             self._pause_arguments = [ir.Constant(ir.IntType(32), 15)]
+            self._ticks = self._declare("llvm.readsteadycounter", ir.FunctionType(INTEGER, []))
         else:
             raise ValueError(f"expected machine x86_64 or aarch64, got {machine!r}")
         self._wait = self._build_wait()
@@ -92,6 +95,15 @@ class StepProtocol:
     def barrier(self, builder: ir.IRBuilder, context: ir.Value) -> None:
         """Every thread waits until all have come here; memory written before is visible after."""
         builder.call(self._barrier, [context])
+
+    def note_time(self, builder: ir.IRBuilder, context: ir.Value, thread: ir.Value, launch: int) -> None:
+        """Thread 0 writes the processor's time stamp to entry `launch` of the timeline, if there is one."""
+        timeline = self.load(builder, context, "timeline")
+        wanted = builder.icmp_unsigned("!=", timeline, ir.Constant(POINTER, None))
+        first = builder.icmp_unsigned("==", thread, _constant(0))
+        with builder.if_then(builder.and_(wanted, first), likely=False):
+            ticks = builder.call(self._ticks, [])
+            builder.store(ticks, _offset(builder, timeline, _constant(8 * launch)), align=8)
 
     def claim(self, builder: ir.IRBuilder, context: ir.Value, launch: int, count: ir.Value | int) -> ir.Instruction:
         """Takes the next `count` work items of launch `launch` for this thread and returns the first one's index.

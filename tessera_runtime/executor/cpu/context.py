@@ -24,6 +24,7 @@ OFFSETS = {
     "yield": 104,
     "threads": 112,
     "stop": 120,
+    "timeline": 128,
     "generation": 320,
     "finished": 520,
 }
