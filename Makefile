@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 CODE := tessera tessera_compiler tessera_pack tessera_runtime tests tools benchmarks examples
 GENERATORS = $(wildcard tools/generate_*.py)
 
-.PHONY: help demo install test test-fast test-slow lint format docs check-docs check-install clean
+.PHONY: help demo install test test-fast test-slow test-triton lint format docs check-docs check-install benchmark clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -33,6 +33,10 @@ test: lint check-docs check-install test-fast test-slow ## everything that CI ru
 
 test-fast: $(STAMP) ## tests that need no model, under 90 s
 	$(BIN)/python -m pytest -m "not slow" -q -n 2 --dist loadfile
+
+test-triton: $(STAMP) ## install Triton (641 MB), compile and interpret every kernel for GPUs
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[triton]'
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/devices
 
 test-slow: $(STAMP) ## tests with the real SmolLM2
 	$(BIN)/python tools/fetch_smollm2.py
@@ -56,6 +60,9 @@ check-docs: $(STAMP) ## fail if a generated page is out of date
 
 check-install: $(STAMP) ## install the runtime alone, say what it weighs, run it
 	$(BIN)/python tools/measure_runtime_install.py
+
+benchmark: $(STAMP) ## measure against other engines, on an idle machine
+	$(BIN)/python -m benchmarks.cpu
 
 clean: ## remove everything that was made here
 	rm -rf $(VENV) .demo .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -12,8 +12,9 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from tessera.errors import ApplicationInvalid
-from tessera_runtime.engine.cache_plan import free_memory, plan_engine
-from tessera_runtime.engine.core import EngineCore, EngineLimits
+from tessera_runtime.engine.cache_plan import plan_for
+from tessera_runtime.engine.core import EngineLimits
+from tessera_runtime.engine.pipeline import open_core
 from tessera_runtime.engine.protocol import EngineStatistics, Output, Submit
 from tessera_runtime.engine.request import check_submission
 from tessera_runtime.engine.settings import EngineSettings
@@ -28,9 +29,9 @@ class LocalEngine:
     """Threads may share it. `close` it, or use it as a context manager; it must not be used afterwards."""
 
     def __init__(self, executor: Executor, settings: EngineSettings) -> None:
-        self.limits: EngineLimits = plan_engine(settings, executor.limits, free_memory())
+        self.limits: EngineLimits = plan_for(settings, executor)
         self._executor = executor
-        self._core = EngineCore(executor, self.limits)
+        self._core = open_core(executor, self.limits)
         self._changed = threading.Condition()
         self._stepping = False
         self._closed = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,17 +14,20 @@ from xdsl.dialects.func import Func
 from xdsl.parser import Parser
 from xdsl.utils.exceptions import ParseError, VerifyException
 
+from tessera_compiler.device_driver import DeviceOptions, compile_for_devices
 from tessera_compiler.errors import InvalidGraph
 from tessera_compiler.graph import pipeline as graph_pipeline
 from tessera_compiler.graph.dialect import GRAPH
 from tessera_compiler.graph.evaluator import entry_function
 from tessera_compiler.graph.text import ExactPrinter
-from tessera_compiler.module import CompiledModule
+from tessera_compiler.module import CompiledModule, merge_recipes
 from tessera_compiler.schedule import dialect as schedule
 from tessera_compiler.schedule.passes.choose_numerics import ChooseNumerics
+from tessera_compiler.schedule.passes.find_peaks import FindPeaks
 from tessera_compiler.schedule.passes.flatten_concats import FlattenConcats
 from tessera_compiler.schedule.passes.form_groups import FormGroups
 from tessera_compiler.schedule.passes.mark_layers import MarkLayers
+from tessera_compiler.schedule.passes.plan_device_tiles import DeviceBlocking
 from tessera_compiler.schedule.passes.plan_memory import PlanMemory
 from tessera_compiler.schedule.passes.plan_phases import PlanPhases
 from tessera_compiler.schedule.passes.plan_tiles import Blocking, PlanTiles, blockings_of
@@ -34,7 +37,7 @@ from tessera_compiler.targets.reference.target import compile_reference
 from tessera_compiler.tile.dialect import Tile
 from tessera_compiler.tile.lowering.lower import LoweredProgram, lower_groups
 
-DTYPES = ("fp32", "bf16", "int8")
+DTYPES = ("fp32", "bf16", "int8", "int4")
 
 
 class Pass(Protocol):
@@ -51,7 +54,12 @@ class CompileOptions:
     layer_paths: tuple[str, ...] = ()
     """Modules whose outputs a program makes readable, for finding where numerics go astray."""
     classes: tuple[str, ...] = CLASSES
+    """CPU classes; with none, and devices, nothing is compiled for this side."""
     tuned: Mapping[str, tuple[Blocking, ...]] = field(default_factory=dict)
+    devices: tuple[str, ...] = ()
+    """GPU targets, of `architectures.ARCHITECTURES`."""
+    device_max_tokens: int = 8192
+    device_tuned: Mapping[str, tuple[DeviceBlocking, ...]] = field(default_factory=dict)
 
 
 def schedule_passes(options: CompileOptions) -> tuple[Pass, ...]:
@@ -59,6 +67,7 @@ def schedule_passes(options: CompileOptions) -> tuple[Pass, ...]:
     return (
         MarkLayers(options.layer_paths),
         ChooseNumerics(options.dtype),
+        FindPeaks(),
         FlattenConcats(),
         FormGroups(),
         PlanTiles(options.classes, options.tuned),
@@ -84,6 +93,9 @@ def compile_module(
     A module read back from a dump goes on after the `done` passes of the pipeline that it has been through.
     """
     graph_ir = ""
+    simplified: ModuleOp | None = None
+    if options.devices and done > len(graph_pipeline.PASSES):
+        raise InvalidGraph("devices have a schedule of their own: resume from a dump of Graph IR to compile for them")
     for number, each in enumerate(pipeline(options)):
         if number >= done:
             each.apply(module)
@@ -92,7 +104,9 @@ def compile_module(
                 observe(type(each).__name__, print_ir(module))
         if number == len(graph_pipeline.PASSES) - 1 and number >= done - 1:
             graph_ir = print_ir(module)
-    return compile_planned(module, options, graph_ir, observe)
+            simplified = module.clone() if options.devices else None
+    compiled = compile_planned(module, options, graph_ir, observe)
+    return compiled if simplified is None else _with_devices(compiled, simplified, options, observe)
 
 
 def compile_planned(
@@ -100,6 +114,7 @@ def compile_planned(
 ) -> CompiledModule:
     """Compiles a planned program: what the last pass of the pipeline leaves."""
     groups = [op for op in entry_function(module).body.block.ops if isinstance(op, schedule.GroupOp)]
+    for_host = bool(options.classes) or not options.devices
     lowered = lower_groups(groups, options.classes)
     tile_ir = print_kernels(lowered)
     if observe is not None:
@@ -113,12 +128,43 @@ def compile_planned(
         targets=(
             compile_cpu(shared.description, lowered, options.classes),
             compile_reference(shared.description, groups, lowered),
-        ),
-        weights=shared.weights,
+        )
+        if for_host
+        else (),
+        weights=shared.weights if for_host else (),
         dtype=options.dtype,
         max_model_len=options.max_model_len,
         vocab_size=options.vocab_size,
         schedules=_schedules(groups, lowered, options),
+    )
+
+
+def _with_devices(
+    compiled: CompiledModule, module: ModuleOp, options: CompileOptions, observe: Observer | None
+) -> CompiledModule:
+    """Adds the GPU targets, compiled from the simplified graph in `module`."""
+
+    def watch(stage: str, current: ModuleOp) -> None:
+        if observe is not None:
+            observe(stage, print_ir(current))
+
+    limits = ProgramLimits(
+        min(options.device_max_tokens, max(options.max_model_len, options.max_tokens)),
+        options.max_model_len,
+        options.vocab_size,
+    )
+    wanted = DeviceOptions(options.devices, options.dtype, limits, options.layer_paths, options.device_tuned)
+    devices = compile_for_devices(module, wanted, watch)
+    texts = {"schedule_ir.tssa": print_ir(devices.schedule_ir), "tile_ir.tssa": print_ir(devices.tile_ir)}
+    if observe is not None:
+        observe("DeviceLowerToTiles", texts["tile_ir.tssa"])
+    files = {name: text.encode() for name, text in texts.items()}
+    targets = tuple(replace(target, files={**target.files, **files}) for target in devices.targets)
+    return replace(
+        compiled,
+        targets=(*compiled.targets, *targets),
+        weights=merge_recipes(compiled.weights, devices.weights),
+        schedules={**(compiled.schedules if options.classes else {}), **devices.schedules},
     )
 
 

@@ -24,14 +24,32 @@ class WeightRecipe:
     shape: tuple[int, ...]
     """Logical shape, before padding: [N, K] for matrices, [N] for vectors."""
     dtype: str
-    """`f32`, `bf16`, or `u8` (quantized with one scale per row n, zero point 128)."""
+    """`f32`, `bf16`, `u8` (quantized with one scale per row n, zero point 128), or `u4` (with a scale and a
+    zero for each row and group of columns)."""
     layout: str
-    """`rows`, `panels_k1`, `panels_k2` or `panels_k4`."""
+    """`rows`, `panels_k1`, `panels_k2`, `panels_k4`, or `panels_k8` (of `u4`, two of which share a byte)."""
     sources: tuple[str, ...] = ()
     transposed: bool = False
     scales_of: str | None = None
     """Set on the tensor of scales that belongs to the quantized tensor of this name; it has the same sources."""
+    part: str | None = None
+    """What of a `u4` tensor this is: its `scales` or `zeros`, one for each row and group; None: its factors."""
+    group: int | None = None
+    """Columns that share a scale, of `u4` and of what belongs to it."""
     constant: NDArray[np.float32] | None = None
+
+
+def merge_recipes(first: tuple[WeightRecipe, ...], second: tuple[WeightRecipe, ...]) -> tuple[WeightRecipe, ...]:
+    """Both, tensors that they have in common once. Scales are the same tensor whichever layout their weight is in."""
+    known = {recipe.name: recipe for recipe in first}
+    merged = list(first)
+    for recipe in second:
+        other = known.get(recipe.name)
+        if other is None:
+            merged.append(recipe)
+        elif (other.shape, other.dtype, other.layout) != (recipe.shape, recipe.dtype, recipe.layout):
+            raise ValueError(f"two tensors are named {recipe.name!r}: {other} and {recipe}")
+    return tuple(merged)
 
 
 @dataclass(frozen=True)

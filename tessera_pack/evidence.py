@@ -34,11 +34,12 @@ BUDGETS: dict[str, dict[str, float]] = {
     "fp32": {"relative_logit_error": 1e-4, "kl": 1e-5, "perplexity_delta": 1e-3},
     "bf16": {"relative_logit_error": 0.1, "kl": 0.01, "perplexity_delta": 0.01},
     "int8": {"relative_logit_error": 0.5, "kl": 0.1, "perplexity_delta": 0.05},
+    "int4": {"relative_logit_error": 1.0, "kl": 0.5, "perplexity_delta": 0.25},
 }
 """What a dtype may cost: the largest logit error relative to the largest logit, the mean KL divergence, the relative
 change of perplexity."""
 
-LAYER_TOLERANCE = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.3}
+LAYER_TOLERANCE = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.3, "int4": 0.6}
 """The relative error of a layer's output from which on it counts as astray."""
 
 
@@ -181,7 +182,7 @@ def _failure(dtype: str, beyond: dict[str, float], budget: dict[str, float], lay
 def _advice(dtype: str) -> str:
     if dtype == "fp32":
         return "This is a defect of Tessera: please report the model's config.json."
-    wider = "bf16 or fp32" if dtype == "int8" else "fp32"
+    wider = {"int4": "int8 or bf16", "int8": "bf16 or fp32"}.get(dtype, "fp32")
     return f"Pack with --dtype {wider}, or with --no-verify if you know better."
 
 

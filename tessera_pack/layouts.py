@@ -18,9 +18,14 @@ VECTOR_MULTIPLE = 64
 U8_ZERO = 128
 """What stands for zero in `u8`."""
 
-PANEL_DEPTH = {"panels_k1": 1, "panels_k2": 2, "panels_k4": 4}
-STORAGE: dict[str, np.dtype[Any]] = {"f32": np.dtype("<f4"), "bf16": np.dtype("<u2"), "u8": np.dtype("|u1")}
-"""How each dtype lies in memory; bf16 is its 16 bits."""
+PANEL_DEPTH = {"panels_k1": 1, "panels_k2": 2, "panels_k4": 4, "panels_k8": 8}
+STORAGE: dict[str, np.dtype[Any]] = {
+    "f32": np.dtype("<f4"),
+    "bf16": np.dtype("<u2"),
+    "u8": np.dtype("|u1"),
+    "u4": np.dtype("|u1"),
+}
+"""How each dtype lies in memory; bf16 is its 16 bits; two u4 share a byte."""
 
 
 def round_up(size: int, multiple: int) -> int:
@@ -39,15 +44,17 @@ def physical_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
             return (round_up(shape[0] if shape else 1, VECTOR_MULTIPLE),)
         return (*shape[:-1], round_up(shape[-1], ROW_MULTIPLE))
     depth = PANEL_DEPTH.get(layout)
-    if depth is None:
+    if depth is None and layout != "matrix":
         raise ValueError(f"no such layout: {layout!r}")
     if len(shape) != 2:
         raise ValueError(f"the layout {layout!r} is for matrices, not for a tensor of shape {shape}")
     rows, columns = shape
+    if depth is None:
+        return (padded_rows(rows), round_up(columns, ROW_MULTIPLE))
     panels = padded_rows(rows) // PANEL
     if depth == 1:
         return (panels, columns, PANEL)
-    return (panels, -(-columns // depth), PANEL, depth)
+    return (panels, -(-columns // depth), PANEL, 4 if layout == "panels_k8" else depth)
 
 
 def physical_bytes(shape: tuple[int, ...], dtype: str, layout: str) -> int:
@@ -66,7 +73,8 @@ def empty(shape: tuple[int, ...], dtype: str, layout: str) -> NDArray[Any]:
 def place(array: NDArray[Any], rows: NDArray[Any], start: int, layout: str) -> None:
     """Writes logical rows `start..start+len(rows)` (already of the stored dtype) to where they belong in `array`.
 
-    `rows` is [n, K], or [n] for a vector. In panels, `start` must be a multiple of 16.
+    `rows` is [n, K], or [n] for a vector. In panels, `start` must be a multiple of 16. For `panels_k8`, `rows` holds
+    numbers from 0 to 15, one in a byte.
     """
     if layout == "rows":
         if rows.ndim == 1:
@@ -75,9 +83,14 @@ def place(array: NDArray[Any], rows: NDArray[Any], start: int, layout: str) -> N
             flat = array.reshape(-1, array.shape[-1])
             flat[start : start + len(rows), : rows.shape[1]] = rows
         return
+    if layout == "matrix":
+        array[start : start + len(rows), : rows.shape[1]] = rows
+        return
     depth = PANEL_DEPTH[layout]
     if start % PANEL:
         raise ValueError(f"rows for panels must begin at a multiple of {PANEL}, not at {start}")
+    if layout == "panels_k8":
+        rows, depth = _in_pairs(rows), 4
     whole, rest = divmod(len(rows), PANEL)
     first = start // PANEL
     if whole:
@@ -87,6 +100,19 @@ def place(array: NDArray[Any], rows: NDArray[Any], start: int, layout: str) -> N
         last = array[first + whole]
         target = last[:, :rest] if depth == 1 else last[:, :rest, :]
         _place_panels(target[None], rows[whole * PANEL :][None], depth)
+
+
+def _in_pairs(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[n, K] of 0..15 as [n, 4 * ceil(K/8)] bytes: the first four of eight neighbours in the low halves of four bytes,
+    the others in the high ones."""
+    count, columns = rows.shape
+    if columns % 8:
+        padded = np.zeros((count, round_up(columns, 8)), np.uint8)
+        padded[:, :columns] = rows
+        rows = padded
+    eights = rows.reshape(count, -1, 2, 4)
+    paired: NDArray[np.uint8] = (eights[:, :, 0] | eights[:, :, 1] << np.uint8(4)).reshape(count, -1)
+    return paired
 
 
 def _place_panels(target: NDArray[Any], panels: NDArray[Any], depth: int) -> None:

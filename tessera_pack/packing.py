@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from tessera_compiler.module import CompiledModule
+from tessera_compiler.targets.triton.architectures import ARCHITECTURES
 from tessera_pack.checkpoint import Checkpoint
 from tessera_pack.errors import OptionInvalid
 from tessera_pack.mesh import parse_mesh
@@ -43,7 +44,7 @@ from tessera_runtime.package.paths import program_path, shard_path
 from tessera_runtime.package.reader import open_package
 from tessera_runtime.package.sizes import exact_size, readable_size
 
-TARGETS = ("cpu",)
+TARGETS = ("cpu", *ARCHITECTURES)
 Progress = Callable[[str, int, int], None]
 
 
@@ -57,7 +58,7 @@ class PackOptions:
     name: str | None = None
     version: str = "1.0.0"
     dtype: str = "bf16"
-    targets: tuple[str, ...] = TARGETS
+    targets: tuple[str, ...] = ("cpu",)
     mesh: str = "tp=1,pp=1,dp=1"
     max_model_len: int | None = None
     verify: bool = True
@@ -119,8 +120,13 @@ def pack(options: PackOptions, *, progress: Progress) -> PackReport:
     unknown = [target for target in options.targets if target not in TARGETS]
     if unknown or not options.targets:
         raise OptionInvalid(
-            f"Packages are built for {' and '.join(TARGETS)}; found {', '.join(unknown) or 'no target'}.",
-            hint="Use --target cpu.",
+            f"Packages are built for {', '.join(TARGETS)}; found {', '.join(unknown) or 'no target'}.",
+            hint="Use --target cpu, or the newest of the others that your GPU runs.",
+        )
+    if options.verify and "cpu" not in options.targets:
+        raise OptionInvalid(
+            "A package is verified on the CPU of this machine, for which it is not built.",
+            hint="Add --target cpu, or leave the evidence out with --no-verify.",
         )
     mesh = parse_mesh(options.mesh, options.targets)
     _check_identity(options)
@@ -212,6 +218,7 @@ def _compile(
     from tessera_compiler.driver import CompileOptions, compile_module, dump_to, print_ir
     from tessera_compiler.frontends.huggingface import import_checkpoint
     from tessera_compiler.frontends.weight_names import resolve_weight_names
+    from tessera_compiler.schedule.device_tuned_cache import load_device_tuned
     from tessera_compiler.schedule.tuned_cache import load_tuned, shipped_cache
     from tessera_compiler.targets.cpu.target import CLASSES
 
@@ -222,18 +229,27 @@ def _compile(
     observe = dump_to(options.dump_ir) if options.dump_ir is not None else None
     if observe is not None:
         observe("Import", print_ir(imported.module))
+    devices = tuple(dict.fromkeys(target for target in options.targets if target != "cpu"))
     settings = CompileOptions(
         dtype=options.dtype,
         max_model_len=imported.max_model_len,
         vocab_size=imported.vocab_size,
         layer_paths=imported.layer_paths,
-        classes=CLASSES if options.cpu_classes is None else options.cpu_classes,
+        classes=_cpu_classes(options, CLASSES),
         tuned=load_tuned(shipped_cache(), "cpu"),
+        devices=devices,
+        device_tuned=load_device_tuned(shipped_cache(), devices),
     )
     compiled = compile_module(imported.module, settings, observe)
     # Not what the checkpoint holds: it may hold a tied tensor twice, or tensors that the model does not use.
     parameters = sum(math.prod(shape) for shape in imported.weights.values())
     return _ModelFacts(imported.config, len(imported.layer_paths), parameters), compiled, names
+
+
+def _cpu_classes(options: PackOptions, known: tuple[str, ...]) -> tuple[str, ...]:
+    if "cpu" not in options.targets:
+        return ()
+    return known if options.cpu_classes is None else options.cpu_classes
 
 
 def _plans(compiled: CompiledModule) -> list[TensorPlan]:
@@ -247,8 +263,9 @@ def _estimate(compiled: CompiledModule) -> int:
 
 def _write_compiled(writer: PackageWriter, compiled: CompiledModule) -> None:
     writer.write_text("graph_ir.tssa", compiled.graph_ir)
-    writer.write_text("tile_kernels/cpu/schedule_ir.tssa", compiled.schedule_ir)
-    writer.write_text("tile_kernels/cpu/tile_ir.tssa", compiled.tile_ir)
+    if any(target.name == "cpu" for target in compiled.targets):
+        writer.write_text("tile_kernels/cpu/schedule_ir.tssa", compiled.schedule_ir)
+        writer.write_text("tile_kernels/cpu/tile_ir.tssa", compiled.tile_ir)
     for target in compiled.targets:
         writer.write_text(program_path(target.name), _json(target.program))
         for name, data in sorted(target.files.items()):
@@ -283,7 +300,7 @@ def _manifest(
     writer: PackageWriter,
 ) -> Manifest:
     programs = {target.name: target.program for target in compiled.targets}
-    program = programs["cpu"]
+    program = programs.get("cpu") or next(iter(programs.values()))
     cache, arena, limits = program["cache"], program["arena"], program["limits"]
     pages = max(1, -(-compiled.max_model_len // cache["block_tokens"]))
     config = facts.config
@@ -295,7 +312,7 @@ def _manifest(
         mesh=mesh,
         dtypes=tuple(dict.fromkeys([options.dtype, "fp32"])),
         kv_cache=KvCache(pages=pages, page_size=exact_size(cache["bytes_per_block"]), swap="none"),
-        autotune=Autotune(required=False, min_arch="x86-64-v3"),
+        autotune=Autotune(required=False, min_arch="x86-64-v3" if "cpu" in programs else next(iter(programs))),
         compat=Compat(api="openai-v1"),
         dtype=options.dtype,
         model=Model(

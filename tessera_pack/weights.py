@@ -7,9 +7,10 @@ stored.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,13 @@ from numpy.typing import NDArray
 from tessera_compiler.module import WeightRecipe
 from tessera_pack.checkpoint import Checkpoint, as_float32
 from tessera_pack.errors import ShapeMismatch
-from tessera_pack.layouts import empty, physical_bytes, place, round_up, to_bf16
+from tessera_pack.layouts import STORAGE, empty, physical_bytes, place, round_up, to_bf16
 from tessera_pack.layouts import physical_shape as layout_shape
 from tessera_pack.quantize import quantize_rows, row_scales
+from tessera_pack.quantize_groups import GroupParameters, quantize_groups
+
+Scales: TypeAlias = NDArray[np.float32] | GroupParameters
+"""Of a `u8` tensor one number for each row; of `u4` what belongs to its groups."""
 
 _BLOCK_ELEMENTS = 2**18
 """Small enough that a block stays in the processor's cache through all the passes over it."""
@@ -55,19 +60,22 @@ def pack_weights(
     """
     ordered = list(recipes)
     by_name = {recipe.name: recipe for recipe in ordered}
-    wanted_scales = {recipe.scales_of for recipe in ordered if recipe.scales_of is not None}
-    scales: dict[str, NDArray[np.float32]] = {}
+    wanted_scales = Counter(recipe.scales_of for recipe in ordered if recipe.scales_of is not None)
+    scales: dict[str, Scales] = {}
     for recipe in ordered:
         if recipe.scales_of is not None:
             found = scales.pop(recipe.scales_of, None)
             if found is None:
                 found = _scales(by_name[recipe.scales_of], _source(by_name[recipe.scales_of], checkpoint, names))
-            yield PackedTensor(recipe.name, recipe.dtype, _pack(recipe, _Constant(found)))
+            wanted_scales[recipe.scales_of] -= 1
+            if wanted_scales[recipe.scales_of]:
+                scales[recipe.scales_of] = found
+            yield PackedTensor(recipe.name, recipe.dtype, _pack(recipe, _Constant(_part(recipe, found))))
             continue
         source = _source(recipe, checkpoint, names)
-        kept = np.empty(recipe.shape[0], np.float32) if recipe.dtype == "u8" else None
+        kept = _room_for_scales(recipe)
         yield PackedTensor(recipe.name, recipe.dtype, _pack(recipe, source, kept))
-        if kept is not None and recipe.name in wanted_scales:
+        if kept is not None and wanted_scales[recipe.name]:
             scales[recipe.name] = kept
 
 
@@ -79,9 +87,9 @@ class _Source(Protocol):
 
 @dataclass(frozen=True)
 class _Constant:
-    values: NDArray[np.float32]
+    values: NDArray[Any]
 
-    def rows(self, start: int, stop: int) -> NDArray[np.float32]:
+    def rows(self, start: int, stop: int) -> NDArray[Any]:
         return self.values[start:stop]
 
 
@@ -168,7 +176,15 @@ def _blocks(recipe: WeightRecipe) -> Iterator[tuple[int, int]]:
         yield start, min(start + step, rows)
 
 
-def _pack(recipe: WeightRecipe, source: _Source, scales: NDArray[np.float32] | None = None) -> NDArray[Any]:
+def _room_for_scales(recipe: WeightRecipe) -> Scales | None:
+    if recipe.dtype == "u4":
+        if recipe.group is None:
+            raise ValueError(f"{recipe.name!r} is u4 and does not say how wide its groups are")
+        return GroupParameters.empty(recipe.shape[0], -(-recipe.shape[1] // recipe.group))
+    return np.empty(recipe.shape[0], np.float32) if recipe.dtype == "u8" else None
+
+
+def _pack(recipe: WeightRecipe, source: _Source, scales: Scales | None = None) -> NDArray[Any]:
     """The physical array; fills `scales` for a quantized recipe."""
     array = empty(recipe.shape, recipe.dtype, recipe.layout)
     inner = math.prod(recipe.shape[1:-1]) if len(recipe.shape) > 2 else 1
@@ -180,24 +196,38 @@ def _pack(recipe: WeightRecipe, source: _Source, scales: NDArray[np.float32] | N
     return array
 
 
-def _stored_values(
-    recipe: WeightRecipe, rows: NDArray[np.float32], start: int, scales: NDArray[np.float32] | None
-) -> NDArray[Any]:
-    if recipe.dtype == "f32":
+def _stored_values(recipe: WeightRecipe, rows: NDArray[Any], start: int, scales: Scales | None) -> NDArray[Any]:
+    if rows.dtype == STORAGE[recipe.dtype]:
         return rows
     if recipe.dtype == "bf16":
         return to_bf16(rows)
     if scales is None or len(recipe.shape) != 2:
         raise ValueError(f"{recipe.name!r} is {recipe.dtype} but not a matrix; only matrices can be quantized")
+    if isinstance(scales, GroupParameters):
+        stored, parameters = quantize_groups(rows, recipe.group or 1, _source_names(recipe), start)
+        scales.put(start, parameters)
+        return stored
     block = row_scales(rows, _source_names(recipe), start)
     scales[start : start + len(rows)] = block
     return quantize_rows(rows, block)
 
 
-def _scales(recipe: WeightRecipe, source: _Source) -> NDArray[np.float32]:
-    return np.concatenate(
-        [row_scales(source.rows(start, stop), _source_names(recipe), start) for start, stop in _blocks(recipe)]
-    )
+def _scales(recipe: WeightRecipe, source: _Source) -> Scales:
+    """The scales alone, of a tensor that comes later or not at all."""
+    scales = _room_for_scales(recipe)
+    if scales is None:
+        raise ValueError(f"{recipe.name!r} is of the scales of a tensor that is not quantized")
+    for start, stop in _blocks(recipe):
+        _stored_values(recipe, source.rows(start, stop), start, scales)
+    return scales
+
+
+def _part(recipe: WeightRecipe, scales: Scales) -> NDArray[Any]:
+    if not isinstance(scales, GroupParameters):
+        return scales
+    if recipe.part is None:
+        return scales.factors
+    return scales.scales if recipe.part == "scales" else scales.zeros
 
 
 def _source_names(recipe: WeightRecipe) -> str:

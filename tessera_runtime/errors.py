@@ -13,6 +13,9 @@
     │   ├── ProgramInvalid           a program.json does not follow docs/spec/program.md
     │   ├── AbiMismatch              a program or format of a version this runtime cannot read
     │   ├── TargetUnavailable        no target of the package runs on this machine
+    │   │   ├── DriverUnavailable    no driver, no device, or no library that speaks to it
+    │   │   ├── DriverTooOld         the driver does not read the package's code objects
+    │   │   └── DeviceMemoryTooSmall the device has less memory than the plan
     │   ├── TokenizerInvalid         the tokenizer files cannot be used
     │   ├── ObjectRejected           a shared object is not the pure arithmetic it must be
     │   └── NativeLoadFailed         the system could not map a shared object
@@ -20,6 +23,8 @@
     │   ├── StepTooLarge             more tokens, or a longer sequence, than the program allows
     │   ├── StepInvalid              the inputs of a step contradict one another
     │   ├── CacheNotAllocated        a step before `allocate_cache`
+    │   ├── LaunchFailed             a device refused a call that should have succeeded
+    │   ├── DeviceLost               a device is gone, or failed in the middle of a step
     │   └── NumericalError           logits that are NaN
     └── RequestError                 what a caller asked for cannot be done
         ├── InvalidRequest           an argument outside its range
@@ -126,6 +131,24 @@ class TargetUnavailable(PackageError):
     code = "target-unavailable"
 
 
+class DriverUnavailable(TargetUnavailable):
+    """A GPU target was asked for, and there is no driver, no device, or the library that speaks to it is missing."""
+
+    code = "driver-unavailable"
+
+
+class DriverTooOld(TargetUnavailable):
+    """The device's driver is older than the code objects of the package; the message names both versions."""
+
+    code = "driver-too-old"
+
+
+class DeviceMemoryTooSmall(TargetUnavailable):
+    """The device has less free memory than weights, arena or cache take; the message names both."""
+
+    code = "device-memory-too-small"
+
+
 class TokenizerInvalid(PackageError):
     """The tokenizer files of the package cannot be read or contradict the model."""
 
@@ -166,6 +189,18 @@ class CacheNotAllocated(ExecutionError):
     """A step was asked for before `allocate_cache`."""
 
     code = "cache-not-allocated"
+
+
+class LaunchFailed(ExecutionError):
+    """A device or its driver refused a call that should have succeeded; the message has the driver's own words."""
+
+    code = "launch-failed"
+
+
+class DeviceLost(ExecutionError):
+    """A device is gone or failed in the middle of a step; nothing more can be computed on it by this process."""
+
+    code = "device-lost"
 
 
 class NumericalError(ExecutionError):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tessera_runtime.errors import TargetUnavailable
+from tessera_runtime.errors import DeviceLost, DriverUnavailable, LaunchFailed, TargetUnavailable
+from tessera_runtime.executor.gpu.opening import open_driver, open_gpu_executor
+from tessera_runtime.executor.gpu.targets import FAMILIES, family_of
 from tessera_runtime.executor.interface import Executor
 from tessera_runtime.package.reader import Package
 
 PREFERENCE = ("cpu", "reference")
-"""Targets this runtime can execute, the fastest first."""
+"""Targets without a device, the fastest first; those of GPUs go before them."""
 
 
 def load_executor(
@@ -21,39 +23,74 @@ def load_executor(
 ) -> Executor:
     """An executor for the package, ready for `allocate_cache`.
 
-    With `target`, that one or an error. Without, the fastest that the package has and this machine can run; if that is
-    the slow reference, `notice` is told so in a sentence. Raises `TargetUnavailable` when there is none.
+    With `target`, that one or an error. Without, the fastest that the package has and this machine can run; `notice` is
+    told in a sentence if that is the slow reference, or if a device is there and cannot be used. Raises
+    `TargetUnavailable` when there is none.
     """
     if target is not None:
-        return _load(package, target, threads)
-    available = [name for name in PREFERENCE if package.manifest.target(name) is not None]
-    reason: TargetUnavailable | None = None
-    for name in available:
+        return _load(package, target, threads, notice)
+    reason: Exception | None = None
+    for name, load in _candidates(package, threads, notice):
         try:
-            executor = _load(package, name, threads)
-        except TargetUnavailable as error:
+            executor = load()
+        except (TargetUnavailable, DeviceLost, LaunchFailed) as error:
             reason = reason or error
             continue
-        if name == "reference" and notice is not None:
-            why = f": {reason.message}" if reason is not None else ", the only target this package has for it."
+        if notice is not None and name == "reference":
+            why = f": {_words(reason)}" if reason is not None else ", the only target this package has for it."
             notice(f"Running on the NumPy reference, which is slow{why}")
+        elif notice is not None and name == "cpu" and _is_a_surprise(reason):
+            notice(f"Running on the CPU: {_words(reason)}")
         return executor
     if reason is not None:
         raise reason
-    return _load(package, PREFERENCE[0], threads)
+    return _load(package, PREFERENCE[0], threads, notice)
 
 
-def _load(package: Package, target: str, threads: int | None) -> Executor:
-    program = package.program(target)
+def _candidates(
+    package: Package, threads: int | None, notice: Callable[[str], None] | None
+) -> list[tuple[str, Callable[[], Executor]]]:
+    """What the package has, the fastest first. GPU targets of one family are one candidate: its device chooses."""
+    names = [target.name for target in package.manifest.targets]
+    candidates: list[tuple[str, Callable[[], Executor]]] = []
+    for family in FAMILIES:
+        targets = [name for name in names if family_of(name) == family]
+        if targets:
+            candidates.append((family, lambda f=family, t=targets: _load_gpu(package, f, t, notice)))  # type: ignore[misc]
+    for name in PREFERENCE:
+        if name in names:
+            candidates.append((name, lambda n=name: _load(package, n, threads, notice)))  # type: ignore[misc]
+    return candidates
+
+
+def _load(package: Package, target: str, threads: int | None, notice: Callable[[str], None] | None) -> Executor:
     if target == "cpu":
         from tessera_runtime.executor.cpu.executor import open_cpu_executor
 
+        program = package.program(target)
         return open_cpu_executor(program, package.path / "tile_kernels" / target, package.weights(), threads)
     if target == "reference":
         from tessera_runtime.executor.reference.executor import ReferenceExecutor
 
-        return ReferenceExecutor(program, package.weights())
+        return ReferenceExecutor(package.program(target), package.weights())
+    family = family_of(target)
+    if family is not None:
+        package.program(target)  # one that the package does not have is the first thing to say
+        return _load_gpu(package, family, [target], notice)
     raise TargetUnavailable(
-        f"This runtime cannot execute the target {target!r}; it executes {' and '.join(PREFERENCE)}.",
+        f"This runtime cannot execute the target {target!r}; it executes cpu, reference, cuda-… and hip-….",
         hint="Choose another --target.",
     )
+
+
+def _load_gpu(package: Package, family: str, targets: list[str], notice: Callable[[str], None] | None) -> Executor:
+    return open_gpu_executor(package, targets, lambda: open_driver(family), notice)
+
+
+def _is_a_surprise(reason: Exception | None) -> bool:
+    """Whether somebody may have expected the device to be used: no driver at all is what most machines have."""
+    return reason is not None and not isinstance(reason, DriverUnavailable)
+
+
+def _words(reason: Exception | None) -> str:
+    return getattr(reason, "message", "")

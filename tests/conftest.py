@@ -12,7 +12,18 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--gpu-programs", help="what `benchmarks/gpu.py prepare --models qwen3-tiny` wrote elsewhere")
     parser.addoption("--update-golden", action="store_true", help="write golden files anew instead of comparing")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that need a GPU run only where they are asked for by name: `pytest -m gpu`."""
+    if "gpu" in str(config.getoption("markexpr", default="")):
+        return
+    left = [item for item in items if item.get_closest_marker("gpu") is None]
+    if len(left) < len(items):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("gpu") is not None])
+        items[:] = left
 
 
 @pytest.fixture

@@ -31,7 +31,9 @@ class DemoFailed(Exception):
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dtype", default="int8", choices=["fp32", "bf16", "int8"], help="default: %(default)s")
+    parser.add_argument(
+        "--dtype", default="int8", choices=["fp32", "bf16", "int8", "int4"], help="default: %(default)s"
+    )
     parser.add_argument("--question", default=QUESTION)
     arguments = parser.parse_args()
     try:

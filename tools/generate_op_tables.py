@@ -28,7 +28,7 @@ class Page:
 PAGES = [
     Page("docs/spec/graph-ir.md", "tessera_compiler.graph.dialect"),
     Page("docs/spec/schedule-ir.md", "tessera_compiler.schedule.dialect", "SCHEDULE_OPERATIONS"),
-    Page("docs/spec/tile-ir.md", "tessera_compiler.tile.dialect", "TILE_OPERATIONS"),
+    Page("docs/spec/tile-ir.md", "tessera_compiler.tile.dialect", "ALL_OPERATIONS"),
 ]
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tessera.benchmarking.workload import PASSAGE, Prompts, Workload, busy_note, median
-from tessera_runtime.engine.cache_plan import free_memory, plan_engine
-from tessera_runtime.engine.core import EngineCore
+from tessera_runtime.engine.cache_plan import plan_for
+from tessera_runtime.engine.pipeline import open_core
 from tessera_runtime.engine.protocol import Output, Submit
 from tessera_runtime.engine.settings import EngineSettings
 from tessera_runtime.errors import ContextLengthExceeded, ExecutionError, InvalidRequest
@@ -98,13 +98,13 @@ class _Bench:
             prefix_reuse=False,
             lane_shares=(1.0, 1.0, 1.0),
         )
-        limits = plan_engine(settings, executor.limits, free_memory())
+        limits = plan_for(settings, executor)
         if limits.max_sequences < max(workload.batches):
             raise InvalidRequest(
                 f"A batch of {max(workload.batches)} was asked for, and this package takes {limits.max_sequences}.",
                 hint="Choose smaller numbers for --batch.",
             )
-        self._core = EngineCore(executor, limits)
+        self._core = open_core(executor, limits)
         vocabulary = executor.limits.vocab_size
         ids = tokenizer.encode(PASSAGE, add_special_tokens=False)
         self._prompts = Prompts([token for token in ids if token < vocabulary], seed=0)

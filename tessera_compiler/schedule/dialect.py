@@ -47,10 +47,17 @@ from tessera_compiler.tile.types import round_to_bfloat16
 BF16 = BFloat16Type()
 I8 = IntegerType(8)
 U8 = IntegerType(8, Signedness.UNSIGNED)
+U4 = IntegerType(4, Signedness.UNSIGNED)
 ZERO_POINT = 128
+"""What stands for zero in weights of eight bits."""
+ZERO_PARTS = 16
+"""Weights of four bits say what stands for zero in sixteenths, group by group."""
+PARTS = ("scales", "zeros")
+MOST_COLUMNS = 512
+"""In a group of weights of four bits: sixteenths of so many products fit in the 24 bits of a float32."""
 
-ELEMENTS: dict[str, Attribute] = {"f32": F32, "bf16": BF16, "u8": U8, "i8": I8, "i32": I32}
-LAYOUTS = ("rows", "panels_k1", "panels_k2", "panels_k4")
+ELEMENTS: dict[str, Attribute] = {"f32": F32, "bf16": BF16, "u4": U4, "u8": U8, "i8": I8, "i32": I32}
+LAYOUTS = ("rows", "matrix", "panels_k1", "panels_k2", "panels_k4", "panels_k8")
 KINDS = ("rows", "linear", "attention")
 
 
@@ -78,6 +85,10 @@ class WeightOp(ScheduleOp):
     """A tensor of the package: the sources as in `graph.weight`, in the element type of the result and in `layout`.
 
     A result of `ui8` holds `rint(w / scale) + 128`; `scales_of` marks the tensor of those scales, one per row.
+
+    A result of `ui4` holds numbers from 0 to 15, which stand for `(number - zero / 16) * (scale * factor)`. Three
+    tensors belong to it, marked by `scales_of`: the factors, `f32`, one per row; and, one for each row and `group`
+    columns and both `ui8`, with the `part` "scales" and "zeros".
     """
 
     name = "schedule.weight"
@@ -87,6 +98,8 @@ class WeightOp(ScheduleOp):
     transposed = opt_attr_def(UnitAttr)
     layout = attr_def(StringAttr)
     scales_of = opt_attr_def(StringAttr)
+    part = opt_attr_def(StringAttr)
+    group = opt_attr_def(IntegerAttr)
     FREE_RESULT: ClassVar[bool] = True
 
     @classmethod
@@ -97,6 +110,12 @@ class WeightOp(ScheduleOp):
             raise VerifyException(f"a weight has no rows; found {result}.")
         if values["layout"] not in LAYOUTS:
             raise VerifyException(f"unknown layout {values['layout']!r}; known: {', '.join(LAYOUTS)}.")
+        if (element_name(result) == "u4") != (values["layout"] == "panels_k8"):
+            raise VerifyException("a weight of ui4 lies in panels_k8, and no other does.")
+        if element_name(result) == "u4" and "group" not in values:
+            raise VerifyException("a weight of ui4 says how many columns share a scale.")
+        if "part" in values and (values["part"] not in PARTS or "scales_of" not in values):
+            raise VerifyException(f"the part is one of {', '.join(PARTS)}, of some other weight.")
         return (result,)
 
 
@@ -176,10 +195,33 @@ class QuantizeOp(ScheduleOp):
 
 
 @irdl_op_definition
+class PeaksOp(ScheduleOp):
+    """The largest of each `group` columns of a row (the last may be fewer); NaN if one of them is."""
+
+    name = "schedule.peaks"
+    x = operand_def(TensorType)
+    result = result_def(TensorType)
+    group = attr_def(IntegerAttr)
+
+    @classmethod
+    def infer(
+        cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        (x,) = types
+        return (tensor((*x.get_shape()[:-1], -(-x.get_shape()[-1] // values["group"])), F32, rows_of(x)),)
+
+    def evaluate(self, *operands: Array) -> tuple[Array, ...]:
+        (x,) = operands
+        return (np.maximum.reduceat(x, np.arange(0, x.shape[-1], self.group.value.data), axis=-1),)
+
+
+@irdl_op_definition
 class MatmulOp(ScheduleOp):
     """`x @ weight.T` in f32. Operands: x and weight of one of f32·f32, bf16·bf16; or i8·ui8 with the scales and sums
     of the groups of x and the weight's scales: `sum over groups g of (q_g @ (w_g - 128).T) * scale_g`, times
-    `scales`; the products are exact in i32."""
+    `scales`; or i8·ui4 with the same (the factors in place of the scales), and then the scales and zeros of the groups
+    of the weight: `sum over g of ((q_g @ w_g.T - sum_g * zeros_g / 16) * scale_g) * scales_g`, times `factors`. What is
+    multiplied by `scale_g` is exact."""
 
     name = "schedule.matmul"
     arguments = var_operand_def(TensorType)
@@ -192,28 +234,41 @@ class MatmulOp(ScheduleOp):
     ) -> tuple[Tensor, ...]:
         x, weight = types[:2]
         pair = (element_name(x), element_name(weight))
-        if (pair, len(types)) not in {(("f32", "f32"), 2), (("bf16", "bf16"), 2), (("i8", "u8"), 5)}:
+        known = {(("f32", "f32"), 2), (("bf16", "bf16"), 2), (("i8", "u8"), 5), (("i8", "u4"), 7)}
+        if (pair, len(types)) not in known:
             raise VerifyException(f"no product of {pair[0]} and {pair[1]} with {len(types)} operands.")
         if (pair[0] == "i8") != ("group" in values):
             raise VerifyException("a product of quantized rows says how wide their groups are, any other does not.")
         if x.get_shape()[-1] != weight.get_shape()[1]:
             raise VerifyException(f"the last axis of {x} must have the size of the second of {weight}.")
+        if pair[1] == "u4":
+            if values["group"] > MOST_COLUMNS:
+                raise VerifyException(f"groups of more than {MOST_COLUMNS} columns are not summed exactly.")
+            groups = -(-weight.get_shape()[1] // values["group"])
+            for each in types[5:]:
+                if each.get_shape() != (weight.get_shape()[0], groups) or element_name(each) != "u8":
+                    raise VerifyException(f"a weight of ui4 has a ui8 per row and group; found {each}.")
         return (tensor((*x.get_shape()[:-1], weight.get_shape()[0]), F32, rows_of(x)),)
 
     def evaluate(self, *operands: Array) -> tuple[Array, ...]:
         if len(operands) == 2:
             x, weight = operands
             return ((x.astype(np.float32) @ weight.astype(np.float32).T).astype(np.float32),)
-        x, weight, scale, _, scales = operands
+        x, weight, scale, total, scales, *parts = operands
         assert self.group is not None
         group = self.group.value.data
         result = np.zeros((*x.shape[:-1], len(weight)), np.float32)
         for index in range(scale.shape[-1]):
             columns = slice(index * group, (index + 1) * group)
             # Exact: products of two bytes, at most 2^16 of them, fit in the 53 bits of a double.
-            centred = weight[:, columns].astype(np.float64) - ZERO_POINT
-            exact = x[..., columns].astype(np.float64) @ centred.T
-            result = result + exact.astype(np.float32) * scale[..., index : index + 1]
+            numbers = weight[:, columns].astype(np.float64)
+            if parts:
+                shift = total[..., index : index + 1] * (parts[1][:, index].astype(np.float64) / ZERO_PARTS)
+                exact = x[..., columns].astype(np.float64) @ numbers.T - shift
+            else:
+                exact = x[..., columns].astype(np.float64) @ (numbers - ZERO_POINT).T
+            scaled = exact.astype(np.float32) * scale[..., index : index + 1]
+            result = result + (scaled * parts[0][:, index].astype(np.float32) if parts else scaled)
         return (result * scales,)
 
 
@@ -231,6 +286,8 @@ class LookupOp(ScheduleOp):
         cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         ids, table = types[:2]
+        if element_name(table) == "u4":
+            raise VerifyException("rows are not looked up in a table of ui4.")
         if (element_name(table) == "u8") != (len(types) == 3):
             raise VerifyException("a ui8 table comes with its scales, any other without.")
         return (tensor((*ids.get_shape(), table.get_shape()[1]), F32, rows_of(ids)),)
@@ -360,6 +417,7 @@ GROUP_OPERATIONS: tuple[type[ScheduleOp], ...] = (
     CopyOp,
     RoundOp,
     QuantizeOp,
+    PeaksOp,
     MatmulOp,
     LookupOp,
     CacheWriteOp,

@@ -45,8 +45,12 @@ class Cache:
 def attend(
     op: schedule.AttendOp, cache: Cache, query: Array, positions: Array, sequences: Array, tables: Array
 ) -> Array:
+    """As docs/spec/program.md says of attention, but that the largest score is known before weights are rounded."""
     values = op.values
     _, heads, _ = query.shape
+    softcap, log2_e = np.float32(values["softcap"]), np.float32(np.log2(np.e))
+    rounded = round_to_bfloat16 if values["element"] == "bf16" else np.float32
+    query = rounded(query * np.float32(values["scale"] * (1.0 if softcap else np.log2(np.e))))
     shared = heads // values["key_heads"]
     result = np.empty((len(query), heads, values["value_dim"]), np.float32)
     for row, (position, sequence) in enumerate(zip(positions, sequences, strict=True)):
@@ -55,11 +59,10 @@ def attend(
         keys = cache.context(values["cache"], "key", position, table)[first:]
         contents = cache.context(values["cache"], "value", position, table)[first:]
         for head in range(heads):
-            scores = keys[:, head // shared] @ query[row, head] * np.float32(values["scale"])
-            if values["softcap"]:
-                cap = np.float32(values["softcap"])
-                scores = cap * np.tanh(scores / cap)
-            weights = np.exp(scores - scores.max())
+            scores = keys[:, head // shared] @ query[row, head]
+            if softcap:
+                scores = softcap * log2_e * np.tanh(scores / softcap)
+            weights = rounded(np.exp2(scores - scores.max()))
             result[row, head] = (weights @ contents[:, head // shared]) / weights.sum()
     return result
 

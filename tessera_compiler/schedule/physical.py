@@ -15,10 +15,13 @@ from tessera_compiler.tile.types import BYTES, buffer_type
 BLOCK_TOKENS = 16
 """Positions in a block of the KV cache: as many as lanes, so that the scores of a block are one vector."""
 
+PANEL = 16
+"""Outputs that a panel of a weight holds."""
+
 LINE = 64
 """Rows of buffers start on cache lines."""
 
-PACKED = {"panels_k1": 1, "panels_k2": 2, "panels_k4": 4}
+PACKED = {"panels_k1": 1, "panels_k2": 2, "panels_k4": 4, "panels_k8": 8}
 
 
 def padded_rows(count: int) -> int:
@@ -47,12 +50,14 @@ def buffer_of(type_: Tensor) -> MemRefType[Attribute]:
 
 
 def weight_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
-    """The physical shape of a weight."""
+    """The physical shape of a weight, in elements: two of `panels_k8` share a byte."""
     if layout == "rows":
         if len(shape) < 2:
             return (1, -(-max(1, math.prod(shape)) // LINE) * LINE)
         columns = shape[-1]
         return (math.prod(shape[:-1]), -(-columns // 16) * 16)
+    if layout == "matrix":
+        return (padded_rows(shape[0]), -(-shape[1] // 16) * 16)
     packed = PACKED[layout]
     rows, columns = shape
     return (padded_rows(rows) // 16, -(-columns // packed), 16, packed)

@@ -1,19 +1,42 @@
-"""Tuned schedules that ship with the source: `autotune_cache/<target>/*.json` (see the README there)."""
+"""Tuned schedules: `autotune_cache/<target>/<class>.json` (autotune_cache/README.md says what is in a file)."""
 
 from __future__ import annotations
 
 import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from tessera_compiler.errors import CompileError
 from tessera_compiler.schedule.passes.plan_tiles import Blocking
+from tessera_compiler.schedule.physical import padded_rows
 
 SHIPPED = (Path(__file__).parents[2] / "autotune_cache", Path(__file__).parents[1] / "autotune_cache")
 """Where the cache lies: in a checkout, and in an installed package."""
 
+_NUMBER = "[1-9][0-9]{0,8}"
+_KEY = re.compile(
+    rf"[a-z0-9-]+/matmul/[a-z0-9]+/(?P<outputs>{_NUMBER})x{_NUMBER}"
+    rf"/(?P<form>plain|[a-z]+{_NUMBER}(?:-[a-z]+{_NUMBER})*)"
+)
+_WORD = re.compile("([a-z]+)([0-9]+)")
+_LANES = 16
+
 
 class InvalidTuning(CompileError):
     """A file of the autotune cache does not hold schedules."""
+
+
+@dataclass(frozen=True)
+class TunedEntry:
+    """What was measured for one key."""
+
+    blockings: tuple[Blocking, ...]
+    microseconds: Mapping[int, float]
+    """Of one launch, by the number of rows: only for people, nothing depends on it."""
 
 
 def shipped_cache() -> Path:
@@ -28,23 +51,68 @@ def load_tuned(cache: Path, target: str) -> dict[str, tuple[Blocking, ...]]:
     """
     tuned: dict[str, tuple[Blocking, ...]] = {}
     for path in sorted((cache / target).glob("*.json")):
-        try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
-            tuned.update({key: _blockings(value) for key, value in entries.items()})
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise InvalidTuning(
-                f"{path} should map keys to lists of [most tokens or null, rows, outputs]: {error}. "
-                "Run `git checkout` on it, or tune again."
-            ) from error
+        tuned.update({key: entry.blockings for key, entry in read_tuned(path).items()})
     return tuned
 
 
-def _blockings(entries: list[list[int | None]]) -> tuple[Blocking, ...]:
-    blockings = []
-    for most, rows, outputs in entries:
-        if not isinstance(rows, int) or not isinstance(outputs, int) or rows < 1 or outputs < 16 or outputs % 16:
-            raise ValueError(f"{[most, rows, outputs]} is no blocking")
-        blockings.append(Blocking(most or 0, rows, outputs // 16))
-    if not blockings or blockings[-1].max_tokens:
-        raise ValueError("the last blocking must be for any number of tokens (null)")
-    return tuple(blockings)
+def read_tuned(path: Path) -> dict[str, TunedEntry]:
+    """The entries of one file; none if it is not there. Raises `InvalidTuning`."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        return {key: _entry(key, value) for key, value in entries.items()}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise InvalidTuning(
+            f"{path} should map keys to tuned blockings: {error}. "
+            "Run `git checkout` on it, or delete it and run `tessera autotune` again."
+        ) from error
+
+
+def tuned_text(entries: Mapping[str, TunedEntry]) -> str:
+    """The text of a file: one line for each key, in order, so that a difference shows what was tuned anew."""
+    lines = []
+    for key in sorted(entries, key=_natural):
+        blockings = [listed(blocking) for blocking in entries[key].blockings]
+        microseconds = {str(rows): float(f"{value:.3g}") for rows, value in sorted(entries[key].microseconds.items())}
+        value = json.dumps({"blockings": blockings, "microseconds": microseconds})
+        lines.append(f"{json.dumps(key)}: {value}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _natural(key: str) -> list[tuple[int, str]]:
+    """Numbers by their value: 576x576 stands before 1536x576."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", key)]
+
+
+def listed(blocking: Blocking) -> list[int | None]:
+    """A blocking as files have it: most rows or null, rows, columns, and what else there is to choose."""
+    most, rows, panels, *more = astuple(blocking)
+    return [most or None, rows, panels * _LANES, *more]
+
+
+def _entry(key: str, value: Any) -> TunedEntry:
+    found = _KEY.fullmatch(key)
+    if found is None:
+        raise ValueError(f"{key!r} is no key")
+    outputs = int(found["outputs"])
+    words = {name: int(number) for name, number in _WORD.findall(found["form"])}
+    parts = words.pop("parts", 1)
+    panels = (padded_rows(outputs) if parts == 1 else outputs // parts) // _LANES
+    together = max([1, *(columns // _LANES for columns in words.values())])
+    blockings = tuple(_blocking(entry, panels, together) for entry in value["blockings"])
+    limits = [blocking.max_tokens or math.inf for blocking in blockings]
+    if limits[-1:] != [math.inf] or limits != sorted(set(limits)):
+        raise ValueError(f"the blockings of {key} must ascend and end with one for any number of tokens (null)")
+    return TunedEntry(blockings, {int(rows): float(each) for rows, each in value.get("microseconds", {}).items()})
+
+
+def _blocking(entry: Any, panels: int, together: int) -> Blocking:
+    most, rows, outputs, *more = entry
+    numbers = [0 if most is None else most, rows, outputs, *more]
+    if len(numbers) > len(fields(Blocking)) or not all(type(number) is int for number in numbers):
+        raise ValueError(f"{entry} is no blocking")
+    width, rest = divmod(outputs, _LANES)
+    if min(numbers) < 0 or rows < 1 or width < 1 or rest or panels % width or width % together:
+        raise ValueError(f"{entry} is no blocking of {panels * _LANES} columns")
+    return Blocking(numbers[0], rows, width, *more)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from xdsl.dialects.builtin import ModuleOp, StringAttr
 from xdsl.dialects.func import ReturnOp
@@ -17,11 +18,14 @@ from tessera_compiler.schedule import dialect as schedule
 from tessera_compiler.schedule.passes.plan_phases import caches_of
 from tessera_compiler.schedule.physical import BLOCK_TOKENS, row_bytes
 from tessera_compiler.schedule.views import row_shape
-from tessera_compiler.tile.lowering.lower import LoweredProgram
+from tessera_compiler.tile.lowering.context import CachePlan, GroupArguments
 
-ABI = 1
+ABI = 2
 INPUTS = ("token_ids", "positions", "logit_rows", "sequences", "block_tables")
 """The function's arguments, in order."""
+
+TILES = "tiles"
+"""The input that only kernels see: how a step's tokens are cut for attention."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,17 @@ class ProgramLimits:
     max_tokens: int
     max_model_len: int
     vocab_size: int
+
+
+class _Lowered(Protocol):
+    """What all programs have that are lowered for CPUs or for devices."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def arguments(self) -> Sequence[GroupArguments]: ...
+    @property
+    def cache(self) -> CachePlan: ...
 
 
 @dataclass(frozen=True)
@@ -39,7 +54,7 @@ class SharedProgram:
     weights: tuple[WeightRecipe, ...]
 
 
-def describe_program(module: ModuleOp, lowered: LoweredProgram, limits: ProgramLimits) -> SharedProgram:
+def describe_program(module: ModuleOp, lowered: _Lowered, limits: ProgramLimits) -> SharedProgram:
     block = entry_function(module).body.block
     groups = [op for op in block.ops if isinstance(op, schedule.GroupOp)]
     weights: dict[SSAValue, int] = {}
@@ -65,6 +80,7 @@ def describe_program(module: ModuleOp, lowered: LoweredProgram, limits: ProgramL
         reads, writes = caches_of(group)
         args = [_argument(value, weights, buffers) for value in group.inputs]
         args += [f"cache_{part}:{cache}" for part, cache in arguments.caches]
+        args += [f"input:{TILES}"] * arguments.tiles
         args += [f"buffer:{buffers[result]}" for result in group.results_]
         launches.append(
             {
@@ -122,6 +138,11 @@ def describe_program(module: ModuleOp, lowered: LoweredProgram, limits: ProgramL
         "layers": layers,
         "output": buffers[end.operands[0]],
     }
+    for value in end.operands[1:]:
+        (columns,) = (
+            op.group.value.data for group in groups for op in group.body.block.ops if isinstance(op, schedule.PeaksOp)
+        )
+        description["peaks"] = {"buffer": buffers[value], "columns": columns}
     return SharedProgram(description, tuple(recipes))
 
 
@@ -137,6 +158,8 @@ def _recipe(op: schedule.WeightOp | graph.ConstantOp, index: int) -> WeightRecip
         sources=tuple(source.data for source in op.sources),
         transposed=op.transposed is not None,
         scales_of=op.scales_of.data if op.scales_of else None,
+        part=op.part.data if op.part else None,
+        group=op.group.value.data if op.group else None,
     )
 
 

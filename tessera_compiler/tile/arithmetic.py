@@ -7,12 +7,14 @@ from typing import ClassVar
 import numpy as np
 from xdsl.dialects.builtin import FloatAttr, IndexType, IntegerAttr, StringAttr, VectorType
 from xdsl.ir import Attribute, SSAValue
-from xdsl.irdl import attr_def, irdl_op_definition, operand_def, result_def
+from xdsl.irdl import attr_def, irdl_op_definition, operand_def, opt_attr_def, result_def
 from xdsl.utils.exceptions import VerifyException
 
 from tessera_compiler.tile import functions
 from tessera_compiler.tile.base import Array, TileOperation, broadcast_shape, integer, verify_type
+from tessera_compiler.tile.blocks import LoadBlockOp
 from tessera_compiler.tile.memory import LoadOp, LoadPackedOp
+from tessera_compiler.tile.panels import LoadPanelsOp
 from tessera_compiler.tile.types import element_name, numpy_dtype, round_to_bfloat16, shape_of, tile_type
 
 
@@ -46,16 +48,25 @@ class FullOp(TileOperation):
 
 @irdl_op_definition
 class IotaOp(TileOperation):
-    """start + 0, 1, 2, … along the columns (axis 1) or the rows (axis 0), as i32."""
+    """start + 0, 1, 2, … along the columns (axis 1) or the rows (axis 0), as i32; each number `repeat` times."""
 
     name = "tile.iota"
     start = operand_def(IndexType)
     axis = attr_def(IntegerAttr)
+    repeat = opt_attr_def(IntegerAttr)
     result = result_def(VectorType)
 
-    def __init__(self, start: SSAValue, count: int, axis: int = 1):
+    def __init__(self, start: SSAValue, count: int, axis: int = 1, repeat: int = 1):
         shape = (1, count) if axis == 1 else (count, 1)
-        super().__init__(operands=[start], attributes={"axis": integer(axis)}, result_types=[tile_type(*shape, "i32")])
+        super().__init__(
+            operands=[start],
+            attributes={"axis": integer(axis), "repeat": integer(repeat) if repeat > 1 else None},
+            result_types=[tile_type(*shape, "i32")],
+        )
+
+    @property
+    def repeats(self) -> int:
+        return 1 if self.repeat is None else self.repeat.value.data
 
     def verify_(self) -> None:
         axis, shape = self.axis.value.data, shape_of(self.result.type)
@@ -65,9 +76,8 @@ class IotaOp(TileOperation):
             )
 
     def evaluate(self, start: int) -> tuple[Array]:
-        return (
-            (start + np.arange(max(shape_of(self.result.type)), dtype=np.int32)).reshape(shape_of(self.result.type)),
-        )
+        numbers = np.arange(max(shape_of(self.result.type)), dtype=np.int32) // np.int32(self.repeats)
+        return ((start + numbers).astype(np.int32).reshape(shape_of(self.result.type)),)
 
 
 @irdl_op_definition
@@ -199,11 +209,14 @@ CASTS = frozenset(
     ]
 )
 
+BLOCK_CASTS = frozenset([("u8", "i8")])
+"""Of what `tile.load_block` reads besides."""
+
 
 @irdl_op_definition
 class CastOp(TileOperation):
     """Converts each element: f32 to bf16 rounds to nearest even; f32 to i32 or i8 expects values already integral
-    and in range."""
+    and in range; u8 to i8 takes 128 away."""
 
     name = "tile.cast"
     operand = operand_def(VectorType)
@@ -214,7 +227,7 @@ class CastOp(TileOperation):
 
     def verify_(self) -> None:
         pair = (element_name(self.operand.type), element_name(self.result.type))
-        if pair not in CASTS:
+        if pair not in CASTS and pair not in BLOCK_CASTS:
             raise VerifyException(f"no cast from {pair[0]} to {pair[1]}")
         verify_type("the result of a cast", self.result.type, tile_type(*shape_of(self.operand.type), pair[1]))
 
@@ -222,6 +235,8 @@ class CastOp(TileOperation):
         to = element_name(self.result.type)
         if to == "bf16":
             return (round_to_bfloat16(operand),)
+        if operand.dtype == np.uint8 and to == "i8":
+            return ((operand ^ np.uint8(128)).view(np.int8),)
         with np.errstate(all="ignore"):
             return (operand.astype(numpy_dtype(to)),)
 
@@ -246,7 +261,7 @@ class ReduceOp(TileOperation):
         if self.function.data not in functions.REDUCE:
             raise VerifyException(f"unknown reduction {self.function.data!r}; known: {', '.join(functions.REDUCE)}")
         element = element_name(self.operand.type)
-        _verify_element(self.function.data, element, functions.NUMBERS)
+        _verify_element(self.function.data, element, functions.REDUCE_ELEMENTS[self.function.data])
         verify_type(
             "the result of a reduction", self.result.type, tile_type(shape_of(self.operand.type)[0], 1, element)
         )
@@ -258,10 +273,11 @@ class ReduceOp(TileOperation):
 @irdl_op_definition
 class DotOp(TileOperation):
     """accumulator + left @ right, over k ascending for each element: f32·f32 and f32·bf16 by fused multiply-add in
-    f32, bf16·bf16 exact products summed in f32, i8·u8 exact in i32.
+    f32, bf16·bf16 exact products summed in f32, i8·u8 and i8·u4 exact in i32.
 
-    A right operand that is loaded from panels takes all pairs but f32·bf16, with a left operand that is loaded
-    with lane_step 1; any other right operand takes a left of f32."""
+    A right operand from panels takes all pairs but f32·bf16, with any left operand if `tile.load_panels` gives it, and
+    with one loaded with lane_step 1 if `tile.load_packed` does; one from `tile.load_block` takes all pairs and any left
+    operand; any other right operand takes a left of f32."""
 
     name = "tile.dot"
     left = operand_def(VectorType)
@@ -273,7 +289,10 @@ class DotOp(TileOperation):
         ("f32", "bf16"): "f32",
         ("bf16", "bf16"): "f32",
         ("i8", "u8"): "i32",
+        ("i8", "u4"): "i32",
     }
+    BLOCK_ELEMENTS: ClassVar = {("i8", "i8"): "i32"}
+    """With a right operand from `tile.load_block` besides."""
 
     def __init__(self, left: SSAValue, right: SSAValue, accumulator: SSAValue):
         super().__init__(operands=[left, right, accumulator], result_types=[accumulator.type])
@@ -285,14 +304,20 @@ class DotOp(TileOperation):
                 f"dot of {self.left.type} and {self.right.type} into {self.accumulator.type} does not fit"
             )
         pair = (element_name(self.left.type), element_name(self.right.type))
-        if self.ELEMENTS.get(pair) != element_name(self.accumulator.type):
+        of_block = _comes_from_block(self.right)
+        known = {**self.ELEMENTS, **self.BLOCK_ELEMENTS} if of_block else self.ELEMENTS
+        if known.get(pair) != element_name(self.accumulator.type):
             raise VerifyException(f"no dot of {pair[0]} and {pair[1]} into {element_name(self.accumulator.type)}")
-        if not isinstance(self.right.owner, LoadPackedOp):
+        if of_block:
+            return
+        if not isinstance(self.right.owner, LoadPackedOp | LoadPanelsOp):
             if pair[0] != "f32":
                 raise VerifyException(f"a dot of {pair[0]} and {pair[1]} takes its right operand from panels")
         elif pair == ("f32", "bf16"):
             raise VerifyException("a dot of f32 with panels of bf16 is not defined; round the left operand")
-        elif not isinstance(self.left.owner, LoadOp) or self.left.owner.lane_step.value.data != 1:
+        elif isinstance(self.right.owner, LoadPackedOp) and not (
+            isinstance(self.left.owner, LoadOp) and self.left.owner.lane_step.value.data == 1
+        ):
             raise VerifyException("the left operand of a dot with panels is loaded with lane_step 1")
 
     def evaluate(self, left: Array, right: Array, accumulator: Array) -> tuple[Array]:
@@ -300,6 +325,11 @@ class DotOp(TileOperation):
             return (accumulator + left.astype(np.int32) @ right.astype(np.int32),)
         total = accumulator.astype(np.float64) + left.astype(np.float64) @ right.astype(np.float64)
         return (total.astype(np.float32),)
+
+
+def _comes_from_block(value: SSAValue) -> bool:
+    owner = value.owner
+    return isinstance(owner, LoadBlockOp) or (isinstance(owner, CastOp) and _comes_from_block(owner.operand))
 
 
 def _verify_element(function: str, element: str, allowed: tuple[str, ...]) -> None:

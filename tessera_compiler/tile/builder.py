@@ -110,19 +110,78 @@ class KernelBuilder:
             )
         )
 
-    def load_packed(self, buffer: SSAValue, n0: SSAValue, k0: SSAValue, shape: tuple[int, int]) -> SSAValue:
-        return self._insert(dialect.LoadPackedOp(buffer, n0, k0, shape))
+    def load_packed(
+        self, buffer: SSAValue, n0: SSAValue, k0: SSAValue, shape: tuple[int, int], *, ahead: bool = False
+    ) -> SSAValue:
+        return self._insert(dialect.LoadPackedOp(buffer, n0, k0, shape, ahead=ahead))
 
     def load_packed_row(self, buffer: SSAValue, n: SSAValue, k0: SSAValue, columns: int) -> SSAValue:
         return self._insert(dialect.LoadPackedRowOp(buffer, n, k0, columns))
+
+    def load_panels(
+        self,
+        buffer: SSAValue,
+        rows: Sequence[SSAValue],
+        column: SSAValue,
+        shape: tuple[int, int],
+        packed: int,
+        along: str,
+        limit: SSAValue | None = None,
+        ahead: Sequence[SSAValue] = (),
+    ) -> SSAValue:
+        return self._insert(dialect.LoadPanelsOp(buffer, rows, column, shape, packed, along, limit, ahead))
+
+    def store_panel(
+        self,
+        value: SSAValue,
+        buffer: SSAValue,
+        row: SSAValue,
+        column: SSAValue,
+        at: SSAValue,
+        *,
+        packed: int,
+        along: str,
+        first: int = 0,
+        step: int = 1,
+    ) -> None:
+        value = self.cast(value, element_name(buffer.type))
+        self._builder.insert(
+            dialect.StorePanelOp(value, buffer, row, column, at, first=first, step=step, packed=packed, along=along)
+        )
+
+    def load_block(
+        self,
+        buffer: SSAValue,
+        row: SSAValue,
+        column: SSAValue,
+        shape: tuple[int, int],
+        *,
+        count: SSAValue | None = None,
+        **steps: int,
+    ) -> SSAValue:
+        """`steps` are those of `tile.load_block`; one that is not given is 0."""
+        return self._insert(dialect.LoadBlockOp(buffer, row, column, shape, count=count, **steps))
+
+    def store_block(
+        self,
+        value: SSAValue,
+        buffer: SSAValue,
+        row: SSAValue,
+        column: SSAValue,
+        *,
+        count: SSAValue | None = None,
+        **steps: int,
+    ) -> None:
+        value = self.cast(value, element_name(buffer.type))
+        self._builder.insert(dialect.StoreBlockOp(value, buffer, row, column, count=count, **steps))
 
     # Tiles
 
     def full(self, value: float, shape: tuple[int, int] = (1, 1), element: str = "f32") -> SSAValue:
         return self._insert(dialect.FullOp(value, shape, element))
 
-    def iota(self, start: SSAValue, count: int, axis: int = 1) -> SSAValue:
-        return self._insert(dialect.IotaOp(start, count, axis))
+    def iota(self, start: SSAValue, count: int, axis: int = 1, repeat: int = 1) -> SSAValue:
+        return self._insert(dialect.IotaOp(start, count, axis, repeat))
 
     def unary(self, function: str, operand: SSAValue) -> SSAValue:
         return self._insert(dialect.UnaryOp(function, operand))

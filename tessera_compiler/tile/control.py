@@ -23,10 +23,14 @@ from xdsl.traits import IsTerminator, SymbolOpInterface
 from xdsl.utils.exceptions import VerifyException
 
 from tessera_compiler.tile.base import TileOperation, integer
+from tessera_compiler.tile.blocks import LoadBlockOp, StoreBlockOp
 from tessera_compiler.tile.memory import LoadIndexOp, LoadOp, LoadPackedOp, LoadPackedRowOp, StoreOp
+from tessera_compiler.tile.panels import LoadPanelsOp, StorePanelOp
 from tessera_compiler.tile.types import INDEX
 
-_GRID = re.compile(r"[TL](/[1-9][0-9]*)?")
+_GRID = re.compile(r"[QDC]|[TL](/[1-9][0-9]*)?")
+
+_LOADS = (LoadOp, LoadIndexOp, LoadPackedOp, LoadPackedRowOp, LoadPanelsOp, LoadBlockOp)
 
 
 @irdl_op_definition
@@ -61,12 +65,16 @@ class KernelOp(IRDLOperation):
             raise VerifyException("a kernel takes its buffers, then three indices: T, L and W")
         for entry in self.grid_entries:
             if not (_GRID.fullmatch(entry) if isinstance(entry, str) else entry >= 1):
-                raise VerifyException(f"an entry of a grid is a positive integer, T, L, T/m or L/m; found {entry!r}")
-        stored = {id(op.buffer) for op in self.walk() if isinstance(op, StoreOp)}
+                raise VerifyException(
+                    f"an entry of a grid is a positive integer, Q, D, C, T, L, T/m or L/m; found {entry!r}"
+                )
+        if "Q" in self.grid_entries[:-1]:
+            raise VerifyException("Q, which no kernel is told, is the last entry of a grid")
+        stored = {id(op.buffer) for op in self.walk() if isinstance(op, StoreOp | StorePanelOp | StoreBlockOp)}
         for op in self.walk():
             if isinstance(op, ProgramIdOp) and not 0 <= op.axis.value.data < len(self.grid_entries):
                 raise VerifyException(f"a grid of {len(self.grid_entries)} axes has no axis {op.axis.value.data}")
-            if isinstance(op, LoadOp | LoadIndexOp | LoadPackedOp | LoadPackedRowOp) and id(op.buffer) in stored:
+            if isinstance(op, _LOADS) and id(op.buffer) in stored:
                 raise VerifyException(
                     f"{self.symbol} loads from a buffer that it stores to; instances must be independent"
                 )

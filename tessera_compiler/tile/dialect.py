@@ -22,6 +22,7 @@ from tessera_compiler.tile.arithmetic import (
     UnaryOp,
 )
 from tessera_compiler.tile.base import TileOperation
+from tessera_compiler.tile.blocks import LoadBlockOp, StoreBlockOp
 from tessera_compiler.tile.control import (
     INDEX_FUNCTIONS,
     ConstantIndexOp,
@@ -33,6 +34,7 @@ from tessera_compiler.tile.control import (
     YieldOp,
 )
 from tessera_compiler.tile.memory import LoadIndexOp, LoadOp, LoadPackedOp, LoadPackedRowOp, StoreOp
+from tessera_compiler.tile.panels import LoadPanelsOp, StorePanelOp
 
 TILE_OPERATIONS: list[type[Operation]] = [
     KernelOp,
@@ -45,6 +47,8 @@ TILE_OPERATIONS: list[type[Operation]] = [
     StoreOp,
     LoadPackedOp,
     LoadPackedRowOp,
+    LoadPanelsOp,
+    StorePanelOp,
     FullOp,
     IotaOp,
     UnaryOp,
@@ -57,9 +61,15 @@ TILE_OPERATIONS: list[type[Operation]] = [
     ForOp,
     YieldOp,
 ]
-Tile = Dialect("tile", TILE_OPERATIONS, [])
+BLOCK_OPERATIONS: list[type[Operation]] = [LoadBlockOp, StoreBlockOp]
+"""What only kernels for devices are made of."""
+
+ALL_OPERATIONS = [*TILE_OPERATIONS, *BLOCK_OPERATIONS]
+Tile = Dialect("tile", ALL_OPERATIONS, [])
 
 __all__ = [
+    "ALL_OPERATIONS",
+    "BLOCK_OPERATIONS",
     "CASTS",
     "INDEX_FUNCTIONS",
     "TILE_OPERATIONS",
@@ -76,14 +86,18 @@ __all__ = [
     "IotaOp",
     "KernelOp",
     "LoadIndexOp",
+    "LoadBlockOp",
     "LoadOp",
     "LoadPackedOp",
     "LoadPackedRowOp",
+    "LoadPanelsOp",
     "ProgramIdOp",
     "ReduceOp",
     "ReturnOp",
     "SelectOp",
+    "StoreBlockOp",
     "StoreOp",
+    "StorePanelOp",
     "UnaryOp",
     "YieldOp",
 ]

@@ -58,6 +58,7 @@ UNARY: dict[str, UnaryFunction] = {
     "round": UnaryFunction(_exactly(np.rint), 0),
     "floor": UnaryFunction(_exactly(np.floor), 0),
     "exp": UnaryFunction(_in_double(np.exp), 2, (-80.0, 80.0)),
+    "exp2": UnaryFunction(_in_double(np.exp2), 2, (-150.0, 127.0)),
     "expm1": UnaryFunction(_in_double(np.expm1), 4, (-20.0, 20.0)),
     "log": UnaryFunction(_in_double(np.log), 2, (1e-20, 1e20)),
     "tanh": UnaryFunction(_in_double(np.tanh), 4),
@@ -93,6 +94,7 @@ BINARY: dict[str, Callable[[Array, Array], Array]] = {
     "maximum": np.maximum,
     "minimum": np.minimum,
     "pow": lambda a, b: np.power(a.astype(np.float64), b.astype(np.float64)).astype(np.float32),
+    "largest": lambda a, b: np.where(a > b, a, b),
     "and": np.logical_and,
 }
 """Functions of two arguments of one element: f32 or i32 (`add`, `sub`, `mul`, `maximum`, `minimum`), `and` for i1.
@@ -100,13 +102,16 @@ All but `pow` (budget 16) are exact."""
 
 BINARY_ELEMENTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("add", "sub", "mul", "maximum", "minimum"), ("f32", "i32")),
-    **dict.fromkeys(("div", "pow"), ("f32",)),
+    **dict.fromkeys(("div", "pow", "largest"), ("f32",)),
     "and": ("i1",),
 }
 """The elements that each function of two arguments takes."""
 
 NUMBERS = ("f32", "i32")
 """The elements that are compared and reduced."""
+
+REDUCE_ELEMENTS: dict[str, tuple[str, ...]] = {**dict.fromkeys(("sum", "max", "min"), NUMBERS), "largest": ("f32",)}
+"""The elements that each reduction takes."""
 
 COMPARE: dict[str, Callable[[Array, Array], Array]] = {
     "less": np.less,
@@ -122,8 +127,13 @@ LANES = 16
 4, 2, 1).
 """
 
-_IDENTITY = {"sum": 0.0, "max": -math.inf, "min": math.inf}
-_COMBINE: dict[str, Callable[[Array, Array], Array]] = {"sum": np.add, "max": np.maximum, "min": np.minimum}
+_IDENTITY = {"sum": 0.0, "max": -math.inf, "min": math.inf, "largest": -math.inf}
+_COMBINE: dict[str, Callable[[Array, Array], Array]] = {
+    "sum": np.add,
+    "max": np.maximum,
+    "min": np.minimum,
+    "largest": BINARY["largest"],
+}
 REDUCE = tuple(_COMBINE)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from xdsl.dialects.builtin import IndexType, IntegerAttr, MemRefType, VectorType
+from xdsl.dialects.builtin import IndexType, IntegerAttr, MemRefType, UnitAttr, VectorType
 from xdsl.ir import Attribute, SSAValue
 from xdsl.irdl import (
     AttrSizedOperandSegments,
@@ -11,6 +11,7 @@ from xdsl.irdl import (
     attr_def,
     irdl_op_definition,
     operand_def,
+    opt_attr_def,
     opt_operand_def,
     result_def,
 )
@@ -161,26 +162,41 @@ class StoreOp(IRDLOperation):
 class LoadPackedOp(TileOperation):
     """Reads a [K, N] tile of a weight in a panel layout: element (k, n) is weight (n0 + n, k0 + k); n0 is a
     multiple of 16.
+
+    In memory, a panel of u4 is `[K/8, 16, 4]` bytes: byte j of the four holds the elements of k = j in its low half
+    and of k = 4 + j in its high half. A tile of u4 may only be the right operand of `tile.dot`.
+
+    `ahead` has no meaning for values: it says that the next panels will be wanted soon.
     """
 
     name = "tile.load_packed"
     buffer = operand_def(MemRefType)
     n0 = operand_def(IndexType)
     k0 = operand_def(IndexType)
+    ahead = opt_attr_def(UnitAttr)
     result = result_def(VectorType)
 
-    def __init__(self, buffer: SSAValue, n0: SSAValue, k0: SSAValue, shape: tuple[int, int]):
-        super().__init__(operands=[buffer, n0, k0], result_types=[tile_type(*shape, element_name(buffer.type))])
+    def __init__(self, buffer: SSAValue, n0: SSAValue, k0: SSAValue, shape: tuple[int, int], *, ahead: bool = False):
+        super().__init__(
+            operands=[buffer, n0, k0],
+            attributes={"ahead": UnitAttr() if ahead else None},
+            result_types=[tile_type(*shape, element_name(buffer.type))],
+        )
 
     def verify_(self) -> None:
         _verify_panels(self.buffer.type, self.result.type)
         if shape_of(self.result.type)[1] % 16:
             raise VerifyException("a packed tile covers whole panels: its columns must be a multiple of 16")
+        if element_name(self.result.type) == "u4" and any(use.index != 1 for use in self.result.uses):
+            raise VerifyException("a tile of u4 is the right operand of a dot, and nothing else")
 
     def evaluate(self, buffer: Array, n0: int, k0: int) -> tuple[Array]:
         count, columns = shape_of(self.result.type)
         k = (k0 + np.arange(count))[:, None]
         n = (n0 + np.arange(columns))[None, :]
+        if element_name(self.result.type) == "u4":
+            pairs = buffer[n // 16, k // 8, n % 16, k % 4]
+            return (np.where(k % 8 < 4, pairs & 15, pairs >> 4),)
         packed = buffer.shape[3]
         return (buffer[n // 16, k // packed, n % 16, k % packed],)
 
@@ -200,6 +216,8 @@ class LoadPackedRowOp(TileOperation):
 
     def verify_(self) -> None:
         _verify_panels(self.buffer.type, self.result.type)
+        if element_name(self.result.type) == "u4":
+            raise VerifyException("a row of u4 is not loaded: only a dot reads panels of it")
 
     def evaluate(self, buffer: Array, n: int, k0: int) -> tuple[Array]:
         k = k0 + np.arange(shape_of(self.result.type)[1])
@@ -216,6 +234,8 @@ def _verify_access(op: LoadOp | StoreOp, shape: tuple[int, int], element: str) -
     """Steps count up, and elements of a row lie one after another, so that no two elements of a tile share a place by
     accident of a step of zero."""
     _verify_buffer(op.buffer.type, 2, element)
+    if element == "u4":
+        raise VerifyException("u4 is held by weights in panels, and by no buffer of two axes")
     row_step, column_step, lane_step = (each.value.data for each in (op.row_step, op.column_step, op.lane_step))
     if row_step < 0 or column_step < 0 or lane_step < 1:
         raise VerifyException(
@@ -232,3 +252,5 @@ def _verify_panels(type_: Attribute, result: Attribute) -> None:
         raise VerifyException(f"expected a buffer in a panel layout, [N/16, K/k, 16, k]; found {type_}")
     if element_name(type_) != element_name(result):
         raise VerifyException(f"a tile of {element_name(result)} is loaded from panels of {element_name(type_)}")
+    if (element_name(type_) == "u4") != (shape[3] == 8):
+        raise VerifyException(f"panels of u4, and no others, are 8 deep; found {type_}")

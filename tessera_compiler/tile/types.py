@@ -30,9 +30,10 @@ I1 = IntegerType(1)
 I8 = IntegerType(8)
 I32 = IntegerType(32)
 U8 = IntegerType(8, Signedness.UNSIGNED)
+U4 = IntegerType(4, Signedness.UNSIGNED)
 INDEX = IndexType()
 
-ELEMENTS: dict[str, Attribute] = {"f32": F32, "bf16": BF16, "i1": I1, "i8": I8, "i32": I32, "u8": U8}
+ELEMENTS: dict[str, Attribute] = {"f32": F32, "bf16": BF16, "i1": I1, "i8": I8, "i32": I32, "u8": U8, "u4": U4}
 _NAMES = {element: name for name, element in ELEMENTS.items()}
 _NUMPY: dict[str, type[np.generic]] = {
     "f32": np.float32,
@@ -41,6 +42,7 @@ _NUMPY: dict[str, type[np.generic]] = {
     "i8": np.int8,
     "i32": np.int32,
     "u8": np.uint8,
+    "u4": np.uint8,
 }
 BYTES = {"f32": 4, "bf16": 2, "i8": 1, "i32": 4, "u8": 1}
 
@@ -55,7 +57,7 @@ def buffer_type(shape: Sequence[int | None], element: str) -> MemRefType[Attribu
 
 
 def element_name(type_: Attribute) -> str:
-    """`f32`, `bf16`, `i1`, `i8`, `i32` or `u8`, of a tile or of a buffer."""
+    """`f32`, `bf16`, `i1`, `i8`, `i32`, `u8` or `u4`, of a tile or of a buffer."""
     element = type_.element_type if isinstance(type_, VectorType | MemRefType) else None
     if element not in _NAMES:
         raise VerifyException(f"tiles and buffers hold {', '.join(ELEMENTS)}; found {type_}")

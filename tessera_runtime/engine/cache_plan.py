@@ -8,7 +8,8 @@ from pathlib import Path
 from tessera_runtime.engine.core import EngineLimits
 from tessera_runtime.engine.settings import EngineSettings
 from tessera_runtime.errors import InvalidRequest
-from tessera_runtime.executor.interface import ExecutorLimits
+from tessera_runtime.executor.drawing import DrawingExecutor
+from tessera_runtime.executor.interface import Executor, ExecutorLimits
 
 _CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -18,8 +19,19 @@ _UNKNOWN_MEMORY = 4 << 30
 """Taken to be free where the system does not say."""
 
 
+def plan_for(settings: EngineSettings, executor: Executor) -> EngineLimits:
+    """The plan for an executor on this machine; raises as `plan_engine` does."""
+    if isinstance(executor, DrawingExecutor):
+        # A device is there for the model alone, and the executor has already put its own needs aside.
+        return plan_engine(settings, executor.limits, 2 * executor.free_memory())
+    return plan_engine(settings, executor.limits, free_memory())
+
+
 def plan_engine(settings: EngineSettings, program: ExecutorLimits, free_bytes: int) -> EngineLimits:
-    """Raises `InvalidRequest` for settings beyond what the program allows, or a cache that holds nothing."""
+    """Raises `InvalidRequest` for settings beyond what the program allows, or a cache that holds nothing.
+
+    Unless the settings say how large the cache is, it takes at most half of `free_bytes`.
+    """
     batch_tokens = _within("max_batch_tokens", settings.max_batch_tokens, program.max_tokens)
     model_len = _within("max_model_len", settings.max_model_len, program.max_model_len)
     # A step must have a token for each sequence, or some would wait for ever.

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tessera_runtime.engine.batch import BatchBuilder, rows_of
-from tessera_runtime.engine.protocol import EngineStatistics, Failure, Output, Submit
+from tessera_runtime.engine.protocol import EngineStatistics, Failure, Output, Submit, TokenLogprob
 from tessera_runtime.engine.request import Request, check_submission, read_logprob
-from tessera_runtime.errors import NumericalError, TesseraError
-from tessera_runtime.executor.interface import Executor, ExecutorLimits, StepBatch
+from tessera_runtime.errors import DeviceLost, NumericalError, TesseraError
+from tessera_runtime.executor.interface import Executor, ExecutorLimits, StepBatch, StepOutput, run_step
 from tessera_runtime.kvcache.block_pool import BlockPool
 from tessera_runtime.sampling.errors import LogitsNotFinite
 from tessera_runtime.sampling.sampler import sample
@@ -114,9 +114,9 @@ class EngineCore:
         started = self._step_began = time.perf_counter()
         plan = self._scheduler.schedule()
         if plan:
-            for done, logits in self._run(plan):
+            for done, output in self._run(plan):
                 self._scheduler.complete(done)
-                self._read(done, logits)
+                self._read(done, output)
             self._steps += 1
             self._step_seconds += time.perf_counter() - started
         news, self._news = self._news, []
@@ -145,30 +145,34 @@ class EngineCore:
         """Raises `CacheCorrupt` if the books of scheduler and cache contradict one another."""
         self._scheduler.check_integrity()
 
-    def _run(self, plan: list[Work]) -> list[tuple[list[Work], NDArray[np.float32]]]:
+    def _run(self, plan: list[Work]) -> Iterator[tuple[list[Work], StepOutput]]:
         """Runs the plan; if that fails, its halves, down to the requests at fault, which end. Work may be run twice: it
         writes the same again.
         """
         try:
             batch = self._batches.build(plan)
-            logits = self._execute(batch)
+            output = self._execute(batch)
+        except DeviceLost:
+            raise
         except Exception as error:
             if len(plan) == 1:
                 self._fail(self._requests[plan[0].sequence.name], error)
-                return []
+                return
             middle = len(plan) // 2
-            return self._run(plan[:middle]) + self._run(plan[middle:])
+            yield from self._run(plan[:middle])
+            yield from self._run(plan[middle:])
+            return
         self._computed += len(batch.token_ids)
-        return [(plan, logits)]
+        yield plan, output
 
-    def _execute(self, batch: StepBatch) -> NDArray[np.float32]:
+    def _execute(self, batch: StepBatch) -> StepOutput:
         started = time.perf_counter()
         try:
-            return self._executor.step(batch)
+            return run_step(self._executor, batch)
         finally:
             self._executor_seconds += time.perf_counter() - started
 
-    def _read(self, plan: list[Work], logits: NDArray[np.float32]) -> None:
+    def _read(self, plan: list[Work], output: StepOutput) -> None:
         """Draws a token for each sequence whose tokens are all computed, and says it."""
         drawing: list[Request] = []
         rows: list[int] = []
@@ -179,7 +183,7 @@ class EngineCore:
             count = rows_of(work)
             try:
                 if work.sequence.every_row and count:
-                    request.read_prompt_rows(logits[row : row + count], work.start)
+                    request.read_prompt_rows(output.logits[row : row + count], work.start)
             except Exception as error:
                 self._fail(request, error)
             else:
@@ -189,18 +193,19 @@ class EngineCore:
             row += count
         if not drawing:
             return
-        chosen = logits if len(rows) == len(logits) else logits[rows]
+        chosen = output.rows(rows)
         for index, (request, token) in enumerate(zip(drawing, self._draw(chosen, drawing), strict=True)):
             if token >= 0:
                 try:
-                    self._say(request, token, chosen[index])
+                    self._say(request, token, chosen.logits[index])
                 except Exception as error:
                     self._fail(request, error)
 
-    def _draw(self, logits: NDArray[np.float32], requests: Sequence[Request]) -> list[int]:
+    def _draw(self, output: StepOutput, requests: Sequence[Request]) -> list[int]:
         """The tokens of the rows; -1 where the request was ended instead."""
+        runs = None if output.peaks is None else (output.peaks.values, output.peaks.columns)
         try:
-            return sample(logits, [request.sampled for request in requests]).tolist()
+            return sample(output.logits, [request.sampled for request in requests], runs).tolist()
         except LogitsNotFinite as error:
             for row in error.rows:
                 self._fail(requests[row], error)
@@ -209,10 +214,13 @@ class EngineCore:
             if len(requests) == 1:
                 self._fail(requests[0], error)
                 return [-1]
-            return [self._draw(logits[row : row + 1], [request])[0] for row, request in enumerate(requests)]
+            return [self._draw(output.rows([row]), [request])[0] for row, request in enumerate(requests)]
 
     def _say(self, request: Request, token: int, row: NDArray[np.float32]) -> None:
-        logprobs = [] if request.logprobs is None else [read_logprob(row, token, request.logprobs)]
+        self._tell(request, token, [] if request.logprobs is None else [read_logprob(row, token, request.logprobs)])
+
+    def _tell(self, request: Request, token: int, logprobs: list[TokenLogprob]) -> None:
+        """A token was drawn for a request: it is news, and perhaps the last."""
         request.append(token)
         self._generated += 1
         reason = request.finish_reason()

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import msgspec
 
-from tessera_runtime.engine.cache_plan import free_memory, plan_engine
+from tessera_runtime.engine.cache_plan import plan_for
 from tessera_runtime.engine.connection import Connection, ProtocolBroken
 from tessera_runtime.engine.core import EngineCore, EngineLimits, failure_of
+from tessera_runtime.engine.pipeline import open_core
 from tessera_runtime.engine.protocol import (
     Abort,
     EngineCapacity,
@@ -35,12 +36,13 @@ from tessera_runtime.engine.protocol import (
     encode,
 )
 from tessera_runtime.engine.settings import EngineSettings
-from tessera_runtime.errors import ExecutionError, InvalidRequest, TesseraError
+from tessera_runtime.errors import DeviceLost, ExecutionError, InvalidRequest, TesseraError
 from tessera_runtime.executor.interface import Executor
 from tessera_runtime.loading import load_executor
 from tessera_runtime.package.reader import open_package
 
 EXIT_REFUSED = 2
+EXIT_DEVICE_LOST = 3
 _log = logging.getLogger(__name__)
 
 
@@ -147,8 +149,8 @@ def serve(connection: Connection, settings: EngineSettings) -> int:
     with executor:
         try:
             with phases.phase("plan cache"):
-                limits = plan_engine(settings, executor.limits, free_memory())
-                core = EngineCore(executor, limits)
+                limits = plan_for(settings, executor)
+                core = open_core(executor, limits)
         except TesseraError as error:
             return _refuse_to_start(connection, error)
         weights_bytes = package.manifest.memory.weights_bytes
@@ -157,6 +159,10 @@ def serve(connection: Connection, settings: EngineSettings) -> int:
         previous = signal.signal(signal.SIGTERM, lambda *_: loop.drain())
         try:
             loop.run()
+        except DeviceLost as error:
+            # The gateway starts another engine, on what the machine still has, and resumes what was running.
+            print(f"engine: {error}", file=sys.stderr)
+            return EXIT_DEVICE_LOST
         finally:
             signal.signal(signal.SIGTERM, previous)
     return 0

@@ -56,6 +56,8 @@ class Request:
         self.allowed = answer_length(submit, limits)
         self.stop_ids = frozenset(submit.stop_ids)
         self.sampled = SampledSequence(submit.sampling, submit.prompt_ids, submit.resumed_ids)
+        self.unknown = 0
+        """Of the sequence's tokens, how many last ones are drawn and not known yet."""
         self.logprobs = submit.logprobs
         self.prompt_logprobs: list[TokenLogprob] | None = (
             [] if submit.prompt_logprobs and not submit.resumed_ids else None
@@ -79,16 +81,32 @@ class Request:
             self.queue_seconds = max(0.0, now - self.submitted_at)
 
     def finish_reason(self) -> FinishReason | None:
-        """Whether the tokens so far are a whole answer."""
+        """Whether the tokens that are known so far are a whole answer."""
         tokens = self.sequence.tokens
-        if len(tokens) > self.prompt_length and tokens[-1] in self.stop_ids:
+        known = len(tokens) - self.unknown
+        if known > self.prompt_length and tokens[known - 1] in self.stop_ids:
             return "stop"
-        return "length" if len(tokens) - self.prompt_length >= self.allowed else None
+        return "length" if known - self.prompt_length >= self.allowed else None
+
+    @property
+    def draws_its_last(self) -> bool:
+        """Whether the next token fills the answer, whatever it is."""
+        return len(self.sequence.tokens) + 1 - self.prompt_length >= self.allowed
 
     def append(self, token: int) -> None:
-        """Takes a token that was drawn."""
-        self.sequence.tokens.append(token)
+        """Takes a token that was drawn: in the place of the first unknown one, if there are any."""
+        tokens = self.sequence.tokens
+        if self.unknown:
+            tokens[len(tokens) - self.unknown] = token
+            self.unknown -= 1
+        else:
+            tokens.append(token)
         self.sampled.append(token)
+
+    def expect(self, seat: int) -> None:
+        """A token is being drawn: until it is known, `-1 - seat` stands for it."""
+        self.sequence.tokens.append(-1 - seat)
+        self.unknown += 1
 
     def read_prompt_rows(self, rows: NDArray[np.float32], start: int) -> None:
         """Notes the log-probabilities of the prompt's tokens after position `start`; row i is of position start + i."""

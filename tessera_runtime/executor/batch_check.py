@@ -9,8 +9,11 @@ from tessera_runtime.errors import StepInvalid, StepTooLarge
 from tessera_runtime.executor.interface import ExecutorLimits, StepBatch
 
 
-def check_batch(batch: StepBatch, limits: ExecutorLimits, blocks: int) -> None:
-    """Raises StepTooLarge or StepInvalid unless every index stays within the program's limits and `blocks`."""
+def check_batch(batch: StepBatch, limits: ExecutorLimits, blocks: int, seats: int = 0) -> None:
+    """Raises StepTooLarge or StepInvalid unless every index stays within the program's limits and `blocks`.
+
+    With `seats`, token ids may be `-1 - seat`: what was drawn last for that seat.
+    """
     for name, dimensions in (
         ("token_ids", 1),
         ("positions", 1),
@@ -37,7 +40,7 @@ def check_batch(batch: StepBatch, limits: ExecutorLimits, blocks: int) -> None:
         )
     if len(batch.logit_rows) > tokens:
         raise StepInvalid(f"A step of {tokens} tokens has no {len(batch.logit_rows)} rows of logits.")
-    _check_range("token_ids", batch.token_ids, limits.vocab_size)
+    _check_range("token_ids", batch.token_ids, limits.vocab_size, -seats)
     _check_range("sequences", batch.sequences, len(batch.block_tables))
     _check_range("logit_rows", batch.logit_rows, tokens)
     positions = batch.positions
@@ -68,7 +71,7 @@ def _check_tables(batch: StepBatch, block_tokens: int, blocks: int) -> None:
         raise StepInvalid(f"The block tables name block {wrong}, and the cache has blocks 0 to {blocks - 1}.")
 
 
-def _check_range(name: str, values: NDArray[np.int32], end: int) -> None:
-    if len(values) and not 0 <= int(values.min()) <= int(values.max()) < end:
-        wrong = int(values.min()) if values.min() < 0 else int(values.max())
-        raise StepInvalid(f"A step's {name} must lie in 0 to {end - 1}, and {wrong} does not.")
+def _check_range(name: str, values: NDArray[np.int32], end: int, start: int = 0) -> None:
+    if len(values) and not start <= int(values.min()) <= int(values.max()) < end:
+        wrong = int(values.min()) if values.min() < start else int(values.max())
+        raise StepInvalid(f"A step's {name} must lie in {start} to {end - 1}, and {wrong} does not.")

@@ -6,9 +6,10 @@ logits of the rows asked for out. It knows no model, no request and no scheduler
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,31 @@ class ExecutorLimits:
     vocab_size: int
     block_tokens: int
     bytes_per_block: int
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """The largest of each run of `columns` logits."""
+
+    values: NDArray[np.float32]
+    """[L, runs]; NaN where a run holds one."""
+    columns: int
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What a step made: valid until the next one begins."""
+
+    logits: NDArray[np.float32]
+    """[L, vocab_size]"""
+    peaks: Peaks | None = None
+
+    def rows(self, rows: Sequence[int]) -> StepOutput:
+        """Those of some of the logit rows, in this order."""
+        if len(rows) == len(self.logits):
+            return self
+        peaks = self.peaks and Peaks(self.peaks.values[rows], self.peaks.columns)
+        return StepOutput(self.logits[rows], peaks)
 
 
 class Executor(Protocol):
@@ -66,3 +92,17 @@ class Executor(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@runtime_checkable
+class LendingExecutor(Protocol):
+    """An executor that can lend what a step made instead of copying it."""
+
+    def run(self, batch: StepBatch) -> StepOutput:
+        """Runs one step; the arrays are the executor's own, and hold until the next."""
+        ...
+
+
+def run_step(executor: Executor, batch: StepBatch) -> StepOutput:
+    """One step by the shortest way that the executor has."""
+    return executor.run(batch) if isinstance(executor, LendingExecutor) else StepOutput(executor.step(batch))

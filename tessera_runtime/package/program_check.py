@@ -14,8 +14,10 @@ from tessera_runtime.errors import ProgramInvalid, WeightsInvalid
 from tessera_runtime.executor.cpu.weight_table import physical_shape
 from tessera_runtime.package.safetensors_reader import TensorEntry
 
-INPUTS = ("token_ids", "positions", "sequences", "block_tables", "logit_rows")
+INPUTS = ("token_ids", "positions", "sequences", "block_tables", "logit_rows", "tiles")
 ELEMENT_BYTES = {"f32": 4, "bf16": 2, "u8": 1, "i8": 1, "i32": 4}
+STORED_AS = {"u4": "u8"}
+"""Dtypes of weights that safetensors has no word for: two `u4` share a byte."""
 ROW_ALIGNMENT = 64
 
 Value = TypeVar("Value")
@@ -31,7 +33,7 @@ def check_weights(program: Mapping[str, Any], tensors: Mapping[str, TensorEntry]
         if entry is None:
             raise WeightsInvalid(f"The program needs the tensor {name!r}, which is not among the weights.")
         expected = physical_shape(tuple(shape), layout)
-        if entry.tag != dtype or entry.shape != expected:
+        if entry.tag != STORED_AS.get(dtype, dtype) or entry.shape != expected:
             raise WeightsInvalid(
                 f"The tensor {name!r} should be {dtype} {list(expected)} but is {entry.tag} {list(entry.shape)}."
             )
@@ -60,7 +62,19 @@ def check_launches(program: Mapping[str, Any], cache_layers: int) -> str:
     output = program["output"]
     if not 0 <= output < ranges["buffer"]:
         raise ProgramInvalid(f"`output` names buffer {output}, but there are {ranges['buffer']}.")
+    if "peaks" in program:
+        _check_peaks(program)
     return f"{len(program['launches'])} launches of {len(groups)} groups"
+
+
+def _check_peaks(program: Mapping[str, Any]) -> None:
+    peaks = _key(program, "peaks", dict, "the program")
+    index, columns = (_key(peaks, key, int, "peaks") for key in ("buffer", "columns"))
+    if not 0 <= index < len(program["buffers"]) or columns < 1:
+        raise ProgramInvalid(f"`peaks` names buffer {index} and runs of {columns} columns.")
+    buffer, runs = program["buffers"][index], -(-program["limits"]["vocab_size"] // columns)
+    if (buffer["dtype"], buffer["rows"], buffer["shape"]) != ("f32", "L", [runs]):
+        raise ProgramInvalid(f"The peaks of each row of logits are {runs} numbers of f32, which buffer {index} is not.")
 
 
 def _check_argument(argument: str, ranges: Mapping[str, int], where: str) -> None:
@@ -99,7 +113,9 @@ def _check_variants(variants: Any, max_tokens: int, where: str) -> None:
         _key(variant, "symbol", str, where)
         for entry in _key(variant, "grid", list, where):
             symbol, _, divisor = str(entry).partition("/")
-            if not (str(entry).isdigit() or (symbol in ("T", "L") and (not divisor or divisor.isdigit()))):
+            if not (
+                str(entry).isdigit() or entry == "Q" or (symbol in ("T", "L") and (not divisor or divisor.isdigit()))
+            ):
                 raise ProgramInvalid(f"{where} has the grid entry {entry!r}.")
         bound = variant.get("max_tokens")
         if bound is not None and (type(bound) is not int or bound <= reached):
@@ -140,16 +156,16 @@ def _check_overlaps(placed: list[tuple[int, int, int]], lifetimes: Mapping[int, 
 
 
 def _lifetimes(program: Mapping[str, Any]) -> dict[int, tuple[int, int]]:
-    """First and last launch that names each buffer; the output lives to the end."""
+    """First and last launch that names each buffer; what the program gives lives to the end."""
     lifetimes: dict[int, tuple[int, int]] = {}
     for index, launch in enumerate(program["launches"]):
         for argument in launch["args"]:
             if argument.startswith("buffer:"):
                 buffer = int(argument.removeprefix("buffer:"))
                 lifetimes[buffer] = (lifetimes.get(buffer, (index, index))[0], index)
-    output = program["output"]
-    if output in lifetimes:
-        lifetimes[output] = (lifetimes[output][0], len(program["launches"]))
+    for output in (program["output"], program.get("peaks", {}).get("buffer")):
+        if output in lifetimes:
+            lifetimes[output] = (lifetimes[output][0], len(program["launches"]))
     return lifetimes
 
 
@@ -175,7 +191,8 @@ def check_cache(program: Mapping[str, Any]) -> str:
             raise ProgramInvalid(f"cache.layers[{index}] has the unknown dtype {layer['dtype']!r}.")
         for part in ("key", "value"):
             start = layer[f"{part}_offset"]
-            extents.append((start, start + layer["heads"] * layer[f"{part}_dim"] * positions * element, index))
+            width = _cached_width(program, layer[f"{part}_dim"], part, element)
+            extents.append((start, start + layer["heads"] * width * positions * element, index))
     extents.sort()
     reached = 0
     for start, end, index in extents:
@@ -183,6 +200,14 @@ def check_cache(program: Mapping[str, Any]) -> str:
             raise ProgramInvalid(f"Layer {index} of the cache overlaps another or leaves its block of {size} bytes.")
         reached = end
     return f"{len(cache['layers'])} layers, {size} bytes for {positions} positions"
+
+
+def _cached_width(program: Mapping[str, Any], width: int, part: str, element: int) -> int:
+    """Elements that a position takes in a part of the cache: from ABI 2 on, a CPU's panels are padded."""
+    if program["abi"] < 2 or program["target"] != "cpu":
+        return width
+    multiple = 16 if part == "value" else ELEMENT_BYTES["f32"] // element
+    return -(-width // multiple) * multiple
 
 
 def shielded(check: Callable[[], Value], what: str) -> Value:

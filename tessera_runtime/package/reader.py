@@ -34,7 +34,7 @@ from tessera_runtime.package.paths import MANIFEST, MAX_PATH_LENGTH, check_path,
 from tessera_runtime.package.safetensors_reader import SafetensorsFile
 from tessera_runtime.package.strict_yaml import MAX_BYTES
 
-SUPPORTED_ABIS = (1,)
+SUPPORTED_ABIS = (1, 2)
 """The ABIs of programs that this runtime runs: its own and the two before it, as far as they exist."""
 
 WEIGHT_ALIGNMENT = 64

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera_runtime.errors import PackageNotFound, ProgramInvalid, TesseraError
+from tessera_runtime.package.gpu_program_check import gpu_checks, is_gpu_target
 from tessera_runtime.package.program_check import (
     check_arena,
     check_cache,
@@ -90,6 +91,12 @@ def _check_target(package: Package, target: str, run: Callable[[str, Callable[[]
         "cache": lambda: check_cache(program),
         "memory plan": lambda: _check_memory_plan(package, program),
     }
+    if is_gpu_target(target):
+        checks = gpu_checks(
+            program,
+            lambda: package.weights().entries,
+            lambda name: package.read_bytes(f"tile_kernels/{target}/{name}"),
+        )
     if target == "cpu":
         checks["objects"] = lambda: _check_objects(package, program)
     for name, check in checks.items():

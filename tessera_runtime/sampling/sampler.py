@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,21 +29,28 @@ _SLACK = 1e-4
 """Candidates are chosen by float32 sums a little more generously than needed; float64 then decides."""
 
 
-def sample(logits: NDArray[np.float32], sequences: Sequence[SampledSequence]) -> NDArray[np.int64]:
+Runs: TypeAlias = "tuple[NDArray[np.float32], int]"
+"""The largest logit of each run of a row, or of each row, NaN where one of them is; and how long runs are."""
+
+
+def sample(
+    logits: NDArray[np.float32], sequences: Sequence[SampledSequence], peaks: Runs | None = None
+) -> NDArray[np.int64]:
     """The next token of each row of `logits` [rows, vocabulary]; row i belongs to `sequences[i]`. `logits` is left as
-    it is.
+    it is. With `peaks`, of all rows, the answer is the same, and only the runs of logits that matter are read.
 
     Raises `LogitsNotFinite` if rows hold NaN or +Inf (before or after the penalties) or nothing but -Inf; it carries
     the other rows' tokens.
     """
-    tokens: NDArray[np.int64] = np.argmax(logits, axis=1).astype(np.int64)
-    # argmax stops at the first NaN, so a NaN in the row shows up here.
-    peaks = logits[np.arange(len(logits)), tokens]
-    tokens[~np.isfinite(peaks)] = -1
+    # The first of the highest; argmax stops at the first NaN, so a NaN in the row shows up here.
+    tokens = np.argmax(logits, axis=1).astype(np.int64) if peaks is None else _highest(logits, peaks)
+    highest = logits[np.arange(len(logits)), tokens]
+    tokens[~np.isfinite(highest)] = -1
     with np.errstate(all="ignore"):
         for index, sequence in enumerate(sequences):
             if tokens[index] >= 0 and (sequence.changes_logits or not sequence.parameters.greedy):
-                tokens[index] = _sample_row(logits[index], int(tokens[index]), sequence)
+                runs = None if peaks is None else (peaks[0][index], peaks[1])
+                tokens[index] = _sample_row(logits[index], int(tokens[index]), sequence, runs)
     failed = np.flatnonzero(tokens < 0)
     if len(failed):
         raise LogitsNotFinite(
@@ -52,6 +60,31 @@ def sample(logits: NDArray[np.float32], sequences: Sequence[SampledSequence]) ->
             tokens=tokens,
         )
     return tokens
+
+
+def _highest(logits: NDArray[np.float32], peaks: Runs) -> NDArray[np.int64]:
+    highest, width = peaks
+    runs, rows = np.argmax(highest, axis=1), np.arange(len(logits))
+    if logits.shape[1] % width == 0 and logits.flags.c_contiguous:
+        within = np.argmax(logits.reshape(len(logits), -1, width)[rows, runs], axis=1)
+    else:
+        starts = runs * width
+        within = np.array(
+            [np.argmax(logits[row, start : start + width]) for row, start in zip(rows, starts, strict=True)]
+        )
+    return (runs * width + within).astype(np.int64)
+
+
+def _ids_from(row: NDArray[np.float32], border: np.float32, runs: Runs | None) -> NDArray[np.int64]:
+    """The ids, ascending, of the logits that reach a border."""
+    if runs is None:
+        return np.flatnonzero(row >= border)
+    peaks, width = runs
+    chosen = np.flatnonzero(peaks >= border)
+    ids = (chosen[:, None] * width + np.arange(width)).reshape(-1)
+    if len(ids) and ids[-1] >= row.size:
+        ids = ids[ids < row.size]
+    return ids[row[ids] >= border]
 
 
 class _Scratch(threading.local):
@@ -69,24 +102,24 @@ class _Scratch(threading.local):
 _weights_memory = _Scratch()
 
 
-def _sample_row(row: NDArray[np.float32], best: int, sequence: SampledSequence) -> int:
+def _sample_row(row: NDArray[np.float32], best: int, sequence: SampledSequence, runs: Runs | None) -> int:
     """A token, or -1. `best` is the row's highest."""
     if sequence.changes_logits:
-        row = row.copy()
+        row, runs = row.copy(), None
         sequence.penalize(row)
         best = int(np.argmax(row))
         if not np.isfinite(row[best]):
             return -1
     if sequence.parameters.greedy:
         return best
-    return _draw(row, row[best], sequence)
+    return _draw(row, row[best], sequence, runs)
 
 
-def _draw(row: NDArray[np.float32], peak: np.float32, sequence: SampledSequence) -> int:
+def _draw(row: NDArray[np.float32], peak: np.float32, sequence: SampledSequence, runs: Runs | None) -> int:
     parameters = sequence.parameters
     temperature = max(parameters.temperature, SMALLEST_TEMPERATURE)
     if 0 < parameters.top_k < row.size:
-        ids = _top(row, parameters.top_k)
+        ids = _top_of_row(row, parameters.top_k, runs)
         total = 0.0
     elif parameters.top_p < 1.0:
         weights = _weights(row, peak, temperature)
@@ -94,7 +127,7 @@ def _draw(row: NDArray[np.float32], peak: np.float32, sequence: SampledSequence)
         ids = _nucleus_candidates(weights, parameters.top_p, total)
     elif parameters.min_p > 0.0:
         border = float(peak) + temperature * float(np.log(parameters.min_p))
-        ids = np.flatnonzero(row >= np.float32(border - _SLACK * (1.0 + abs(border))))
+        ids = _ids_from(row, np.float32(border - _SLACK * (1.0 + abs(border))), runs)
         total = 0.0
     else:
         return _draw_any(_weights(row, peak, temperature), sequence.draw())
@@ -142,6 +175,15 @@ def _invert(weights: NDArray[np.float64], point: float) -> int:
     while weights[chosen] == 0.0:  # only by rounding at the far end can a token of probability 0 be hit
         chosen -= 1
     return chosen
+
+
+def _top_of_row(row: NDArray[np.float32], count: int, runs: Runs | None) -> NDArray[np.int64]:
+    """`_top` of a row, of which only runs are read that may hold some of them."""
+    if runs is None or count >= len(runs[0]):
+        return _top(row, count)
+    # So many runs have a logit of at least this, so none below is among the highest.
+    ids = _ids_from(row, np.partition(runs[0], len(runs[0]) - count)[len(runs[0]) - count], runs)
+    return ids[_top(row[ids], count)]
 
 
 def _top(row: NDArray[np.float32] | NDArray[np.float64], count: int) -> NDArray[np.int64]:

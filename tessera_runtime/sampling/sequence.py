@@ -90,10 +90,12 @@ class SampledSequence:
             penalty = np.float32(parameters.frequency_penalty) * self._said.times
             row[self._said.tokens] -= penalty + np.float32(parameters.presence_penalty)
 
-    def draw(self) -> float:
-        """The uniform number that decides the next token: a function of seed, stream and `generated`."""
-        index = self.generated - self._first_draw
+    def draw(self, ahead: int = 0) -> float:
+        """The uniform number that decides the next token: a function of seed, stream and `generated`. With `ahead`, the
+        one after so many tokens that are drawn and not yet appended."""
+        number = self.generated + ahead
+        index = number - self._first_draw
         if not 0 <= index < len(self._draws):
-            self._first_draw, index = self.generated, 0
-            self._draws = uniforms(self.parameters.seed, self.parameters.stream, self.generated, DRAWS_AT_ONCE)
+            self._first_draw, index = number, 0
+            self._draws = uniforms(self.parameters.seed, self.parameters.stream, number, DRAWS_AT_ONCE)
         return float(self._draws[index])

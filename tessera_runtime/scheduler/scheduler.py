@@ -107,13 +107,23 @@ class Scheduler:
 
     def complete(self, plan: Ordered[Work]) -> None:
         """The work was run: its keys and values are in the cache."""
+        self.advance(plan)
+        self.publish(plan)
+
+    def advance(self, plan: Ordered[Work]) -> None:
+        """The work was queued: whatever is queued after it finds its keys and values in the cache."""
+        for work in plan:
+            work.sequence.computed = work.start + work.count
+
+    def publish(self, plan: Ordered[Work]) -> None:
+        """The work was run and all its tokens are known: others may find its blocks."""
+        if not self._limits.prefix_reuse:
+            return
         block_tokens = self._limits.block_tokens
         for work in plan:
             sequence = work.sequence
-            sequence.computed = work.start + work.count
-            if not self._limits.prefix_reuse:
-                continue
-            full = sequence.computed // block_tokens
+            # One that was preempted since has given its blocks away, and perhaps begun again with others.
+            full = min(work.start + work.count, sequence.computed) // block_tokens
             while sequence.published < full:
                 key = sequence.key(sequence.published, block_tokens)
                 self._pool.publish(sequence.blocks[sequence.published], key)
@@ -185,6 +195,9 @@ class Scheduler:
                     return
                 if self._lane_running[lane] >= self._limits.lane_seats[lane]:
                     break
+                if sequence.tokens[-1] < 0:
+                    # Preempted while its last token is still being drawn; that is known before the next step.
+                    continue
                 found = self._cached_prefix(sequence)
                 if self._is_promised(sequence, len(found)):
                     continue

@@ -20,9 +20,11 @@ STARTS_PROCESSES = {
     "tessera_runtime.text.chat_template",
     "tessera_runtime.server.engine_process",
     "tessera.cli.packing_cache",
+    "tessera_compiler.targets.triton.toolchain",
 }
 """A template is rendered in a process of its own, the only thing that can be stopped when it does not end; every
-engine is one; and packing before serving must leave nothing of the compiler in the process that serves."""
+engine is one; packing before serving must leave nothing of the compiler in the process that serves; and a compiler that
+ends in a crash must not take the packing with it."""
 
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|HACK|NotImplementedError)\b")
 # Raised by libraries, so the name may be caught. Spelled apart so that this file does not find itself.

@@ -26,11 +26,12 @@ PACK_RUNS_PACKAGES_IN = {"tessera_pack.evidence", "tessera_pack.verification", "
 
 THIRD_PARTY = {
     "tessera": {"click", "msgspec", "numpy", "rich"},
-    "tessera_compiler": {"llvmlite", "numpy", "torch", "transformers", "xdsl"},
+    "tessera_compiler": {"llvmlite", "numpy", "torch", "transformers", "triton", "xdsl"},
     "tessera_pack": {"gguf", "huggingface_hub", "msgspec", "numpy", "tokenizers", "torch", "transformers"},
     "tessera_runtime": {
         *("jinja2", "msgspec", "numpy", "tokenizers", "yaml"),
         *("httptools", "prometheus_client", "starlette", "uvicorn"),
+        *("cuda", "hip"),
     },
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tessera_runtime.package.reader import open_package
 def test_inspect_shows_everything_without_reading_the_contents(run: Run, package: Path) -> None:
     shown = run("inspect", package)
     assert (shown.code, shown.err) == (0, "")
+    assert re.search(r"weights +25\.\d KiB of f32, [\d.]+ KiB of u8", shown.out)
     for word in ("tiny 1.0.0", "LlamaForCausalLM", "Kernels of target reference", "embed", "Evidence", "(budget 0.01)"):
         assert word in shown.out
     value = run("inspect", package, "--json").json
@@ -180,5 +182,5 @@ def test_a_target_the_package_or_the_runtime_lacks_is_named(package: Path, tmp_p
 def test_version_names_what_it_reads(run: Run) -> None:
     value = run("version", "--json").json
     assert list(value) == ["tessera", "formats", "abis", "python", "machine"]
-    assert value["abis"] == [1]
+    assert value["abis"] == [1, 2]
     assert "package formats read" in run("version").out

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tessera_runtime.sampling.errors import LogitsNotFinite
 from tessera_runtime.sampling.logprobs import token_logprobs
 from tessera_runtime.sampling.parameters import SamplingParameters
 from tessera_runtime.sampling.random_numbers import uniform, uniforms
-from tessera_runtime.sampling.sampler import RUN, sample
+from tessera_runtime.sampling.sampler import RUN, Runs, sample
 from tessera_runtime.sampling.sequence import SampledSequence, TokenTally
 
 
@@ -41,9 +42,16 @@ FILTERS = [
 ]
 
 
+def peaks_of(logits: NDArray[np.float32], columns: int | None) -> Runs | None:
+    if columns is None:
+        return None
+    return np.maximum.reduceat(logits, np.arange(0, logits.shape[1], columns), axis=1), columns
+
+
+@pytest.mark.parametrize("columns", [None, 64, 10])
 @pytest.mark.parametrize("size", [5, RUN - 1, 3 * RUN, 5 * RUN + 7])
 @pytest.mark.parametrize("filters", FILTERS, ids=str)
-def test_a_draw_is_the_one_of_the_definition(size: int, filters: dict[str, float]) -> None:
+def test_a_draw_is_the_one_of_the_definition(size: int, filters: dict[str, float], columns: int | None) -> None:
     random = np.random.default_rng(size)
     for index, spread in enumerate([0.0, 0.1, 1.0, 3.0, 8.0, 30.0] * 4):
         row = (random.standard_normal(size) * spread).astype(np.float32)
@@ -52,7 +60,23 @@ def test_a_draw_is_the_one_of_the_definition(size: int, filters: dict[str, float
         parameters = SamplingParameters(seed=index, **filters)  # type: ignore[arg-type]
         sequence = SampledSequence(parameters)
         sequence.generated = index
-        assert sample(row[None], [sequence])[0] == by_definition(row, parameters, index)
+        assert sample(row[None], [sequence], peaks_of(row[None], columns))[0] == by_definition(row, parameters, index)
+
+
+@pytest.mark.parametrize("size", [64 * 12, 64 * 12 + 5])
+def test_peaks_lead_to_the_first_of_the_highest_and_to_what_is_not_finite(size: int) -> None:
+    random = np.random.default_rng(size)
+    logits = np.round(random.standard_normal((40, size))).astype(np.float32)
+    logits[3] = -np.inf
+    greedy = [SampledSequence(SamplingParameters(temperature=0.0)) for _ in logits]
+    logits[3, size - 1] = 1.0
+    found = sample(logits, greedy, peaks_of(logits, 64))
+    assert found.tolist() == np.argmax(logits, axis=1).tolist()
+    logits[7, size - 1] = np.nan
+    logits[9, 70] = np.inf
+    with pytest.raises(LogitsNotFinite) as caught:
+        sample(logits, greedy, peaks_of(logits, 64))
+    assert caught.value.rows == (7, 9)
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-30, 1e-6, 1e-3])

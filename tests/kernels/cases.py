@@ -35,6 +35,7 @@ class Case:
     tokens: int
     logit_rows: int = 0
     table_width: int = 0
+    tiles: int = 0
     budget: float = 0.0
     """Largest error relative to the result (absolute where that is below one), in units of 2^-23; 0: same bits."""
     bounds: dict[int, Array] = field(default_factory=dict)
@@ -44,7 +45,8 @@ class Case:
 
     def expected(self) -> list[Array]:
         buffers = [np.array(buffer) for buffer in self.buffers]
-        run_kernel(self.kernel, buffers, tokens=self.tokens, logit_rows=self.logit_rows, table_width=self.table_width)
+        sizes = {"logit_rows": self.logit_rows, "table_width": self.table_width, "tiles": self.tiles}
+        run_kernel(self.kernel, buffers, tokens=self.tokens, **sizes)
         return buffers
 
     def check(self, found: Sequence[Array]) -> None:

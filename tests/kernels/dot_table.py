@@ -26,23 +26,25 @@ def error_bound(pair: tuple[str, str], left: Array, right: Array, accumulator: A
     return np.asarray((ROUNDINGS[pair] * left.shape[1] + 1) * 2.0**-24 * magnitudes + 1e-37 * left.shape[1])
 
 
-def unpacked(weight: Array, columns: int) -> Array:
-    """[K, N] of a weight in panels."""
+def unpacked(weight: Array, columns: int, depth: int) -> Array:
+    """[K, N] of a weight in panels; those of u4 share bytes."""
+    if depth == 8:
+        weight = np.concatenate([weight & 15, weight >> 4], axis=3)
     count, groups, _, packed = weight.shape
     return weight.transpose(1, 3, 0, 2).reshape(groups * packed, count * 16)[:columns]
 
 
 def packed_cases(left_element: str, right_element: str) -> Iterator[Case]:
-    packed = {"f32": 1, "bf16": 2, "u8": 4}[right_element]
-    result = "i32" if right_element == "u8" else "f32"
+    packed = {"f32": 1, "bf16": 2, "u8": 4, "u4": 8}[right_element]
+    result = "i32" if left_element == "i8" else "f32"
     for rows, panel_count, depth, before, tokens in (
         (1, 1, packed, 0, 2),
-        (1, 4, 36, 0, 1),
-        (2, 2, 100, 0, 3),
-        (3, 1, 12, 8, 7),
-        (4, 4, 64, 4, 5),
+        (1, 4, 36 // packed * packed, 0, 1),
+        (2, 2, 100 // packed * packed, 0, 3),
+        (3, 1, 12 // packed * packed, 8, 7),
+        (4, 4, 64, packed, 5),
         (5, 3, 8, 0, 6),
-        (6, 4, 260, 0, 13),
+        (6, 4, 260 // packed * packed, 0, 13),
     ):
         random = generator("packed", left_element, rows, depth)
         outputs = 16 * panel_count * 2
@@ -54,7 +56,7 @@ def packed_cases(left_element: str, right_element: str) -> Iterator[Case]:
             [f"T/{rows}", 2],
             [
                 buffer_type([None, x.shape[1]], left_element),
-                buffer_type(list(weight.shape), right_element),
+                buffer_type([*weight.shape[:3], packed], right_element),
                 buffer_type([1, 16], result),
                 buffer_type([None, outputs], result),
             ],
@@ -70,7 +72,7 @@ def packed_cases(left_element: str, right_element: str) -> Iterator[Case]:
             one = b.load(b.buffers[2], zero, zero, (1, 1))
             accumulator = b.binary("add", b.full(0, (rows, width), result), one)
         b.store(b.dot(left, right, accumulator), b.buffers[3], first, output, limit=b.tokens, row_step=1)
-        matrix = unpacked(weight, depth + before)[before:]
+        matrix = unpacked(weight, depth + before, packed)[before:]
         begin = start[0, 0] if rows != 6 else np.zeros((), start.dtype)
         bounds = (
             {}
@@ -161,6 +163,7 @@ DOT_TABLE: Table = {
     "dot packed f32 f32": lambda: packed_cases("f32", "f32"),
     "dot packed bf16 bf16": lambda: packed_cases("bf16", "bf16"),
     "dot packed i8 u8": lambda: packed_cases("i8", "u8"),
+    "dot packed i8 u4": lambda: packed_cases("i8", "u4"),
     "dot f32 f32": lambda: general_cases("f32"),
     "dot f32 bf16": lambda: general_cases("bf16"),
     "dot of a dot": transposed_cases,

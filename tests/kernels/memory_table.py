@@ -107,11 +107,35 @@ def single_row_cases() -> Iterator[Case]:
 
 
 def panels(random: np.random.Generator, shape: tuple[int, int], packed: int, element: str) -> Array:
-    """A weight of [N, K] in a panel layout, every element of the padding as well."""
+    """A weight of [N, K] in a panel layout, every element of the padding as well; two of u4 share a byte."""
     rows, columns = shape
     groups = -(-columns // packed)
-    values = values_of(random, (rows // 16 * groups, 16 * packed), element, special=False)
-    return values.reshape(rows // 16, groups, 16, packed)
+    size = 4 if element == "u4" else packed
+    values = values_of(random, (rows // 16 * groups, 16 * size), "u8" if element == "u4" else element, special=False)
+    return values.reshape(rows // 16, groups, 16, size)
+
+
+def packed_tile_cases() -> Iterator[Case]:
+    """Tiles of panels that no dot multiplies, from anywhere in k, alone and broadcast over rows."""
+    for element, packed in (("f32", 1), ("bf16", 1), ("u8", 1), ("bf16", 2), ("u8", 4)):
+        for rows, columns, at in ((1, 16, 0), (1, 64, 5), (3, 32, 2)):
+            weight = panels(generator("tile", element, packed, rows), (96, 11), packed, element)
+            b = KernelBuilder(
+                f"packed_tile_{element}_{packed}_{rows}x{columns}",
+                ["T"],
+                [
+                    buffer_type([None], "i32"),
+                    buffer_type(list(weight.shape), element),
+                    buffer_type([None, 3 * columns], "f32"),
+                ],
+            )
+            token = b.program_id(0)
+            first = b.index("mul", b.load_index(b.buffers[0], token), 16)
+            tile = b.cast(b.load_packed(b.buffers[1], first, b.constant(at), (rows, columns)), "f32")
+            whole = b.binary("add", tile, b.full(1.0, (3, columns)))
+            b.store(whole, b.buffers[2], token, b.constant(0), column_step=columns)
+            ids = np.array([0, 2, 1], np.int32)
+            yield Case(b.finish(), [ids, weight, blank(len(ids), 3 * columns)], len(ids))
 
 
 def packed_row_cases() -> Iterator[Case]:
@@ -248,6 +272,7 @@ def reuse_cases() -> Iterator[Case]:
 MEMORY_TABLE: Table = {
     "load": load_cases,
     "load a single row": single_row_cases,
+    "load_packed": packed_tile_cases,
     "load_packed_row": packed_row_cases,
     "store": store_cases,
     "full": full_cases,

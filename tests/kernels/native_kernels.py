@@ -57,7 +57,14 @@ class NativeKernels:
             self._library = ctypes.CDLL(str(path))
 
     def run(
-        self, kernel: KernelOp, buffers: Sequence[Array], *, tokens: int, logit_rows: int = 0, table_width: int = 0
+        self,
+        kernel: KernelOp,
+        buffers: Sequence[Array],
+        *,
+        tokens: int,
+        logit_rows: int = 0,
+        table_width: int = 0,
+        tiles: int = 0,
     ) -> list[Array]:
         """What the buffers hold after all instances have run, in the form that the interpreter works on.
 
@@ -66,7 +73,7 @@ class NativeKernels:
         """
         elements = [element_name(buffer.type) for buffer in kernel.buffers]
         memories = [guarded(to_native(values, element)) for values, element in zip(buffers, elements, strict=True)]
-        instances = math.prod(grid_size(entry, tokens, logit_rows) for entry in kernel.grid_entries)
+        instances = math.prod(grid_size(entry, tokens, logit_rows, tiles) for entry in kernel.grid_entries)
         function = getattr(self._library, kernel.symbol)
         function.argtypes = [ctypes.c_void_p] * len(memories) + [ctypes.c_int64] * 5
         function.restype = None

@@ -15,7 +15,14 @@ from tessera_runtime.executor.cpu.executor import CpuExecutor
 BLOCK = 16
 LENGTH = 37
 BLOCKS = 96
-SUBJECTS = (("llama", "int8"), ("llama", "fp32"), ("llama", "bf16"), ("gemma2", "fp32"), ("gemma2", "int8"))
+SUBJECTS = (
+    ("llama", "int8"),
+    ("llama", "fp32"),
+    ("llama", "bf16"),
+    ("gemma2", "fp32"),
+    ("gemma2", "int8"),
+    ("llama", "int4"),
+)
 
 
 class Subject:
@@ -166,3 +173,25 @@ def per_class_logits() -> dict[str, Array]:
 def test_float32_logits_are_the_same_on_every_class() -> None:
     first, *others = per_class_logits().values()
     assert all(first.tobytes() == other.tobytes() for other in others)
+
+
+@pytest.mark.parametrize("sizes", [[1], [23, 127], [16], [70, 1]], ids=str)
+def test_a_context_that_attention_takes_in_several_steps(subject: Subject, sizes: list[int]) -> None:
+    """150 positions, in full tiles and token by token, in blocks that lie anywhere and hold NaN until written."""
+    ids = [(7 * p + p * p) % subject.vocabulary for p in range(150)]
+    found = []
+    for executor, chunks, table in (
+        (subject.executors[1], [120, 30], list(range(10))),
+        (subject.executors[2], list(sizes), subject.random.permutation(BLOCKS)[:10].tolist()),
+    ):
+        executor.allocate_cache(BLOCKS)
+        assert executor._cache is not None
+        executor._cache[...] = 0xFF
+        start, parts = 0, []
+        while start < len(ids):
+            end = min(len(ids), start + (chunks.pop(0) if len(chunks) > 1 else chunks[0]))
+            parts.append(executor.step(make_batch([(ids[p], p, 0) for p in range(start, end)], table)))
+            start = end
+        found.append(np.concatenate(parts))
+    assert np.isfinite(found[0]).all()
+    assert found[0].tobytes() == found[1].tobytes()

@@ -31,13 +31,15 @@ PROGRAMS = [
     ("llama", "fp32"),
     ("llama", "int8"),
     ("gemma2", "bf16"),
+    ("llama", "int4"),
     *((name, "fp32") for name in MODELS if name != "llama"),
     ("llama", "bf16"),
     ("gemma2", "int8"),
     ("gpt2", "bf16"),
     ("gpt2", "int8"),
+    ("gpt2", "int4"),
 ]
-FAST = 3
+FAST = 4
 """As many of them run in a fast run."""
 CACHE_BLOCKS = 8
 INPUTS: dict[str, list[int]] = {
@@ -47,6 +49,7 @@ INPUTS: dict[str, list[int]] = {
     "token_ids": [3, 159, 0, 17, 16, 15, 64],
     "block_tables": [5, 1, 3, 0, 7, 7, 2, 6, 6],
     "logit_rows": [1, 4, 6],
+    "tiles": [2, 3, 0, 2, 5, 2],
 }
 
 
@@ -99,7 +102,7 @@ def cases_of(name: str, dtype: str, cpu_class: str) -> list[Case]:
 
 
 def _case(kernel: dialect.KernelOp, arguments: list[str], program: dict[str, Any]) -> Case:
-    stored = {id(op.buffer) for op in kernel.walk() if isinstance(op, dialect.StoreOp)}
+    stored = {id(op.buffer) for op in kernel.walk() if isinstance(op, dialect.StoreOp | dialect.StorePanelOp)}
     buffers = []
     for parameter, argument in zip(kernel.buffers, arguments, strict=True):
         kind, _, which = argument.partition(":")
@@ -119,14 +122,15 @@ def _case(kernel: dialect.KernelOp, arguments: list[str], program: dict[str, Any
             buffers.append(blank(shape[0], shape[1], element))
         else:
             buffers.append(_random(random, shape, element))
-    return Case(kernel, buffers, len(INPUTS["positions"]), logit_rows=len(INPUTS["logit_rows"]), table_width=3)
+    return Case(kernel, buffers, len(INPUTS["positions"]), logit_rows=len(INPUTS["logit_rows"]), table_width=3, tiles=3)
 
 
 def _random(random: np.random.Generator, shape: list[int], element: str) -> Array:
     if element == "i8":
         return random.integers(-127, 128, shape).astype(np.int8)
-    if element == "u8":
-        return random.integers(1, 256, shape).astype(np.uint8)
+    if element in ("u8", "u4"):
+        # Two numbers of u4 share a byte.
+        return random.integers(1, 256, shape if element == "u8" else [*shape[:3], 4]).astype(np.uint8)
     if element == "i32":
         return random.integers(-5000, 5000, shape).astype(np.int32)
     values = random.standard_normal(shape).astype(np.float32)
@@ -157,7 +161,12 @@ def results_of(name: str, dtype: str, cpu_class: str) -> dict[str, list[Array]]:
     kernels = NativeKernels([case.kernel for case in cases], cpu_class)
     return {
         case.kernel.symbol: kernels.run(
-            case.kernel, case.buffers, tokens=case.tokens, logit_rows=case.logit_rows, table_width=case.table_width
+            case.kernel,
+            case.buffers,
+            tokens=case.tokens,
+            logit_rows=case.logit_rows,
+            table_width=case.table_width,
+            tiles=case.tiles,
         )
         for case in cases
     }

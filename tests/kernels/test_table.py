@@ -16,6 +16,7 @@ from dot_table import DOT_TABLE
 from elementwise_table import ELEMENTWISE_TABLE
 from memory_table import MEMORY_TABLE
 from native_kernels import NATIVE_CLASSES, Array, NativeKernels, object_of
+from panel_table import PANEL_TABLE
 from programs import slow_from
 
 from tessera_compiler.targets.cpu.object_code import CPU_CLASSES
@@ -23,9 +24,9 @@ from tessera_compiler.tile import dialect, functions
 from tessera_compiler.tile.types import element_name
 from tessera_runtime.executor.cpu.object_check import check_object
 
-TABLE = {**ELEMENTWISE_TABLE, **MEMORY_TABLE, **DOT_TABLE}
+TABLE = {**ELEMENTWISE_TABLE, **MEMORY_TABLE, **DOT_TABLE, **PANEL_TABLE}
 WITH_FUNCTION = (dialect.UnaryOp, dialect.BinaryOp, dialect.CompareOp, dialect.ReduceOp, dialect.IndexOp)
-DIFFERS_BETWEEN_CLASSES = {"dot packed bf16 bf16"}
+DIFFERS_BETWEEN_CLASSES = {"dot packed bf16 bf16", "dot panels bf16 bf16"}
 """Only some classes have an instruction for products of bfloat16, with a rounding of its own."""
 
 
@@ -45,6 +46,7 @@ def results_of(name: str, cpu_class: str) -> list[list[Array]]:
             tokens=case.tokens,
             logit_rows=case.logit_rows,
             table_width=case.table_width,
+            tiles=case.tiles,
         )
         for case in cases
     ]

@@ -34,7 +34,7 @@ PROMPT = 37
 CHUNKS = (1, 5, 16)
 LENGTHS = (PROMPT, 21, 9)
 LARGEST_ERROR = 1e-4
-NOISE = {"fp32": 1e-5, "bf16": 0.02, "int8": 0.05}
+NOISE = {"fp32": 1e-5, "bf16": 0.02, "int8": 0.05, "int4": 0.35}
 """Rounding to n bits is noise; in random models of two layers it stands out more than in trained ones."""
 WINDOWS = {"sliding_window": 11, "layer_types": ["sliding_attention", "full_attention"]}
 GPT2: dict[str, Any] = {"vocab_size": VOCABULARY, "n_embd": 72, "n_head": 3, "n_positions": 256}
@@ -108,8 +108,9 @@ def test_an_architecture_computes_what_transformers_does(case: Case, tmp_path: P
 
 
 @pytest.mark.slow
-def test_int8_stays_close(tmp_path: Path) -> None:
-    check(next(case for case in NAMED if case.kind == "gemma2"), tmp_path, "int8")
+@pytest.mark.parametrize(("kind", "dtype"), [("gemma2", "int8"), ("qwen2", "int4")])
+def test_narrow_dtypes_stay_close(kind: str, dtype: str, tmp_path: Path) -> None:
+    check(next(case for case in NAMED if case.kind == kind), tmp_path, dtype)
 
 
 def test_a_checkpoint_in_shards(tmp_path: Path) -> None:

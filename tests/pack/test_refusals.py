@@ -251,13 +251,15 @@ def test_a_tensor_of_integers(checkpoint: Path, out: Path, run: Run) -> None:
     refused(run("pack", "--from-hf", checkpoint, "--out", out), out, f"'{re.escape(MLP)}' .* stored as I8")
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_int8_of_what_is_no_number(value: float, checkpoint: Path, out: Path, run: Run, compiled_once: None) -> None:
+@pytest.mark.parametrize(("dtype", "value"), [("int8", np.nan), ("int8", np.inf), ("int8", -np.inf), ("int4", np.nan)])
+def test_integers_of_what_is_no_number(
+    dtype: str, value: float, checkpoint: Path, out: Path, run: Run, compiled_once: None
+) -> None:
     def spoil(tensors: dict[str, np.ndarray[Any, Any]]) -> None:
         tensors[MLP][5, 7] = value
 
     change_tensors(checkpoint, spoil)
-    ended = run("pack", "--from-hf", checkpoint, "--out", out, "--dtype", "int8", "--no-verify")
+    ended = run("pack", "--from-hf", checkpoint, "--out", out, "--dtype", dtype, "--no-verify")
     refused(ended, out, re.escape(MLP))
 
 

@@ -56,6 +56,23 @@ def test_place_is_the_definition(count: int, columns: int, layout: str, dtype: s
     assert packed.nbytes == layouts.physical_bytes((count, columns), dtype, layout)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40) | st.integers(250, 330), st.integers(1, 35), st.lists(st.integers(1, 20), max_size=3))
+def test_place_puts_two_numbers_in_a_byte(count: int, columns: int, cuts: list[int]) -> None:
+    matrix = (np.arange(1, count * columns + 1).reshape(count, columns) * 7 % 16).astype(np.uint8)
+    packed = layouts.empty((count, columns), "u4", "panels_k8")
+    edges = sorted({0, *(16 * cut for cut in cuts if 16 * cut < count), count})
+    for start, stop in itertools.pairwise(edges):
+        layouts.place(packed, matrix[start:stop], start, "panels_k8")
+    expected = np.zeros_like(packed)
+    for n in range(count):
+        for k in range(columns):
+            expected[n // 16, k // 8, n % 16, k % 4] |= matrix[n, k] << (4 if k % 8 >= 4 else 0)
+    assert packed.shape == layouts.physical_shape((count, columns), "panels_k8")
+    assert np.array_equal(packed, expected)
+    assert packed.nbytes == layouts.physical_bytes((count, columns), "u4", "panels_k8")
+
+
 def test_place_takes_what_is_not_contiguous() -> None:
     matrix = np.arange(32 * 8, dtype=np.uint8).reshape(8, 32).T
     packed = layouts.empty((32, 8), "u8", "panels_k4")

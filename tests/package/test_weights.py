@@ -17,6 +17,7 @@ from tessera_pack.checkpoint import Checkpoint
 from tessera_pack.errors import CheckpointInvalid, ShapeMismatch, WeightNotFinite
 from tessera_pack.layouts import empty, from_bf16, place, to_bf16
 from tessera_pack.quantize import quantize_rows, row_scales
+from tessera_pack.quantize_groups import quantize_groups
 from tessera_pack.weights import pack_weights, physical_shape, recipe_bytes
 
 RNG = np.random.default_rng(1)
@@ -34,6 +35,12 @@ def checkpoint(folder: Path, **more: NDArray[Any]) -> Checkpoint:
 def packed(array: NDArray[Any], dtype: str, layout: str) -> NDArray[Any]:
     result = empty(array.shape, dtype, layout)
     place(result, array, 0, layout)
+    return result
+
+
+def packed4(numbers: NDArray[np.uint8]) -> NDArray[Any]:
+    result = empty(numbers.shape, "u4", "panels_k8")
+    place(result, numbers, 0, "panels_k8")
     return result
 
 
@@ -104,6 +111,43 @@ def test_scales_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert reads == ["q"]
 
 
+INT4 = [
+    WeightRecipe("int4", (48, 20), "u4", "panels_k8", ("q", "k"), group=16),
+    WeightRecipe("factors", (48,), "f32", "rows", ("q", "k"), scales_of="int4", group=16),
+    WeightRecipe("scales", (48, 2), "u8", "panels_k1", ("q", "k"), scales_of="int4", part="scales", group=16),
+    WeightRecipe("zeros", (48, 2), "u8", "panels_k1", ("q", "k"), scales_of="int4", part="zeros", group=16),
+]
+
+
+@pytest.mark.usefixtures("block")
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 0, 2)])
+def test_weights_of_four_bits(tmp_path: Path, order: tuple[int, ...]) -> None:
+    both = np.concatenate([Q, K])
+    numbers, parameters = quantize_groups(both, 16, "")
+    expected = {
+        "int4": packed4(numbers),
+        "factors": packed(parameters.factors, "f32", "rows"),
+        "scales": packed(parameters.scales, "u8", "panels_k1"),
+        "zeros": packed(parameters.zeros, "u8", "panels_k1"),
+    }
+    for tensor in pack_weights([INT4[index] for index in order], checkpoint(tmp_path)):
+        assert np.array_equal(tensor.array, expected[tensor.name]), tensor.name
+        recipe = next(each for each in INT4 if each.name == tensor.name)
+        assert tensor.array.shape == physical_shape(recipe) and tensor.array.nbytes == recipe_bytes(recipe)
+
+
+def test_groups_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def count(rows: Any, group: int, name: str, first_row: int = 0) -> Any:
+        made.append(name)
+        return quantize_groups(rows, group, name, first_row)
+
+    monkeypatch.setattr(weights, "quantize_groups", count)
+    list(pack_weights(INT4, checkpoint(tmp_path)))
+    assert made == ["q + k"]
+
+
 @pytest.mark.parametrize(
     ("recipe", "said"),
     [
@@ -125,7 +169,7 @@ def test_an_absent_tensor(tmp_path: Path) -> None:
         list(pack_weights([recipe], checkpoint(tmp_path), {"graph.name": "file.name"}))
 
 
-def test_nan_is_refused_for_int8_alone(tmp_path: Path) -> None:
+def test_nan_is_refused_for_integers_alone(tmp_path: Path) -> None:
     bad = Q.copy()
     bad[17, 3] = np.nan
     source = checkpoint(tmp_path, bad=bad)
@@ -135,6 +179,8 @@ def test_nan_is_refused_for_int8_alone(tmp_path: Path) -> None:
         assert np.isnan(values[17, 3])
     with pytest.raises(WeightNotFinite, match="'bad' holds NaN or infinity in row 17"):
         list(pack_weights([WeightRecipe("w", (32, 20), "u8", "rows", ("bad",))], source))
+    with pytest.raises(WeightNotFinite, match="'bad' holds NaN or infinity in row 17.* to int4"):
+        list(pack_weights([WeightRecipe("w", (32, 20), "u4", "panels_k8", ("bad",), group=16)], source))
 
 
 def test_memory_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,6 +189,7 @@ def test_memory_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     source = checkpoint(tmp_path, big=big, wide=big.T.copy())
     recipes = [
         WeightRecipe("a", (2048, 1024), "u8", "panels_k4", ("big",)),
+        WeightRecipe("a4", (2048, 1024), "u4", "panels_k8", ("big",), group=32),
         WeightRecipe("b", (2048, 1024), "bf16", "panels_k2", ("big",)),
         WeightRecipe("c", (2048, 1024), "f32", "panels_k1", ("wide",), transposed=True),
     ]

@@ -26,7 +26,7 @@ sys.exit(code)
 """
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+@pytest.mark.parametrize("dtype", ["bf16", "int8", "int4"])
 def test_the_peak_is_that_of_the_largest_tensor(dtype: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     total = write_checkpoint(tmp_path / "checkpoint", SIZES)
     out = tmp_path / "model.tspkg"

@@ -57,7 +57,9 @@ def test_greedy_ids_are_those_of_transformers(forced_texts: list[ForcedText]) ->
         assert len(chosen) == NEW_TOKENS and chosen.tolist() == text.ids[text.start :], text.name
 
 
-@pytest.mark.parametrize(("dtype", "agreement", "perplexity"), [("bf16", 0.98, 0.005), ("int8", 0.94, 0.015)])
+@pytest.mark.parametrize(
+    ("dtype", "agreement", "perplexity"), [("bf16", 0.98, 0.005), ("int8", 0.94, 0.015), ("int4", 0.9, 0.03)]
+)
 def test_narrow_dtypes_cost_little(
     dtype: str,
     agreement: float,

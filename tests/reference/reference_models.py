@@ -23,6 +23,7 @@ from tessera_compiler.schedule import dialect as schedule
 from tessera_compiler.schedule.evaluator import Cache, evaluate_program
 from tessera_compiler.targets.cpu.object_code import CPU_CLASSES
 from tessera_pack.checkpoint import Checkpoint
+from tessera_pack.quantize_groups import quantize_groups
 from tessera_pack.weights import pack_weights
 from tessera_runtime.executor.cpu.memory import zeroed_memory
 from tessera_runtime.executor.cpu.processor import choose_class, read_processor
@@ -116,6 +117,11 @@ def compile_checkpoint(folder: Path, dtype: str, classes: tuple[str, ...]) -> Co
             return schedule.round_to_bfloat16(whole)
         if element == "f32" and op.scales_of is None:
             return whole
+        if op.group is not None:
+            numbers, parameters = quantize_groups(whole, op.group.value.data, op.weight_name.data)
+            if op.scales_of is None:
+                return numbers
+            return parameters.factors if op.part is None else getattr(parameters, op.part.data)
         scales = (np.abs(whole).max(axis=1) / np.float32(127)).astype(np.float32)
         return scales if op.scales_of else (np.rint(whole / scales[:, None]) + 128).astype(np.uint8)
 

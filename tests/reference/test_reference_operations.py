@@ -29,7 +29,15 @@ NEVER_IN_BODIES = {"graph.weight", "schedule.weight", "graph.embedding", "graph.
 """Weights are inputs of groups; the other three become operations of Schedule IR before groups are formed."""
 IN_BODIES = {op.name for op in (*graph.OPERATIONS, *schedule.GROUP_OPERATIONS)} - NEVER_IN_BODIES
 
-ELEMENTS = {"f32": F32, "i32": I32, "i1": I1, "bf16": schedule.BF16, "u8": schedule.U8, "i8": schedule.I8}
+ELEMENTS = {
+    "f32": F32,
+    "i32": I32,
+    "i1": I1,
+    "bf16": schedule.BF16,
+    "u8": schedule.U8,
+    "u4": schedule.U4,
+    "i8": schedule.I8,
+}
 
 
 def test_the_table_is_exactly_what_can_stand_in_a_body() -> None:
@@ -60,6 +68,8 @@ class Operand:
             return random.integers(0, 2, shape).astype(np.bool_)
         if self.element == "u8":
             return random.integers(1, 256, shape).astype(np.uint8)
+        if self.element == "u4":
+            return random.integers(0, 16, shape).astype(np.uint8)
         if self.element == "i8":
             return random.integers(-127, 128, shape).astype(np.int8)
         if self.element == "i32":
@@ -163,6 +173,19 @@ CASES = [
             rows(3),
             rows(3, element="i32"),
             fixed(41),
+        ),
+        {"group": 32},
+    ),
+    Case(
+        schedule.MatmulOp,
+        (
+            rows(77, element="i8"),
+            fixed(41, 77, element="u4", layout="panels_k8"),
+            rows(3),
+            rows(3, element="i32", largest=4000),
+            fixed(41),
+            fixed(41, 3, element="u8", layout="panels_k1"),
+            fixed(41, 3, element="u8", layout="panels_k1"),
         ),
         {"group": 32},
     ),

@@ -17,6 +17,7 @@ from tessera_compiler.graph.passes.cleanup import EliminateDeadCode
 from tessera_compiler.graph.types import DYNAMIC, I32, LOGIT_ROWS, TOKENS, tensor, type_of
 from tessera_compiler.schedule import dialect as schedule
 from tessera_compiler.schedule.evaluator import Cache
+from tessera_pack.quantize_groups import quantize_groups
 
 Array = NDArray[Any]
 IDS = 11
@@ -146,6 +147,11 @@ def weight_values(op: schedule.WeightOp, weights: dict[str, Array]) -> Array:
     element = schedule.element_name(type_of(op.result))
     if element == "bf16":
         return schedule.round_to_bfloat16(whole)
+    if op.group is not None:
+        numbers, parameters = quantize_groups(whole, op.group.value.data, op.weight_name.data)
+        if op.scales_of is None:
+            return numbers
+        return parameters.factors if op.part is None else getattr(parameters, op.part.data)
     if op.scales_of is not None or element == "u8":
         scale = (np.abs(whole).max(axis=1) / np.float32(127)).astype(np.float32)
         if op.scales_of is not None:

@@ -18,7 +18,7 @@ from tessera_compiler.schedule.passes.plan_phases import caches_of
 from tessera_compiler.schedule.physical import row_bytes
 
 CLASS = "x86-64-v4"
-PROGRAMS = [*product(range(40), ["fp32"]), *product(range(40, 60), ["bf16", "int8"])]
+PROGRAMS = [*product(range(40), ["fp32"]), *product(range(40, 60), ["bf16", "int8", "int4"])]
 
 
 def planned(seed: int, dtype: str) -> ModuleOp:

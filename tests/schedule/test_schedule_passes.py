@@ -12,6 +12,7 @@ from xdsl.dialects.builtin import ModuleOp
 from tessera_compiler.driver import Pass, parse_ir, print_ir
 from tessera_compiler.graph.evaluator import entry_function
 from tessera_compiler.schedule.passes.choose_numerics import ChooseNumerics
+from tessera_compiler.schedule.passes.find_peaks import FindPeaks
 from tessera_compiler.schedule.passes.flatten_concats import FlattenConcats
 from tessera_compiler.schedule.passes.form_groups import FormGroups
 from tessera_compiler.schedule.passes.mark_layers import MarkLayers
@@ -54,6 +55,19 @@ TIED = (
     "%y",
     'tensor<?x9xf32, "L">',
 )
+TWO = (
+    """
+    %w = "graph.weight"() {name = "w", sources = ["w"]} : () -> tensor<9x40xf32>
+    %x = "graph.embedding"(%w, %ids) {offset = 0 : i64}
+      : (tensor<9x40xf32>, tensor<?xi32, "T">) -> tensor<?x40xf32, "T">
+    %u = "graph.weight"() {name = "u", sources = ["u"]} : () -> tensor<6x40xf32>
+    %y = "graph.linear"(%x, %u) : (tensor<?x40xf32, "T">, tensor<6x40xf32>) -> tensor<?x6xf32, "T">
+    %s = "graph.select_rows"(%y, %rows) : (tensor<?x6xf32, "T">, tensor<?xi32, "L">) -> tensor<?x6xf32, "L">
+    %v = "graph.weight"() {name = "v", sources = ["v"]} : () -> tensor<9x6xf32>
+    %z = "graph.linear"(%s, %v) : (tensor<?x6xf32, "L">, tensor<9x6xf32>) -> tensor<?x9xf32, "L">""",
+    "%z",
+    'tensor<?x9xf32, "L">',
+)
 HEADS = (
     """
     %w = "graph.weight"() {name = "w", sources = ["w"]} : () -> tensor<9x8xf32>
@@ -65,6 +79,25 @@ HEADS = (
     "%s",
     'tensor<?x4x4xf32, "L">',
 )
+GATE = (
+    """
+    %w = "graph.weight"() {name = "w", sources = ["w"]} : () -> tensor<9x64xf32>
+    %x = "graph.embedding"(%w, %ids) {offset = 0 : i64}
+      : (tensor<9x64xf32>, tensor<?xi32, "T">) -> tensor<?x64xf32, "T">
+    %u = "graph.weight"() {name = "u", sources = ["a", "b"]} : () -> tensor<128x64xf32>
+    %y = "graph.linear"(%x, %u) : (tensor<?x64xf32, "T">, tensor<128x64xf32>) -> tensor<?x128xf32, "T">
+    %a = "graph.slice"(%y) {axis = 1 : i64, start = 0 : i64, size = 64 : i64, step = 1 : i64}
+      : (tensor<?x128xf32, "T">) -> tensor<?x64xf32, "T">
+    %b = "graph.slice"(%y) {axis = 1 : i64, start = 64 : i64, size = 64 : i64, step = 1 : i64}
+      : (tensor<?x128xf32, "T">) -> tensor<?x64xf32, "T">
+    %g = "graph.gated"(%a, %b) {activation = "silu"}
+      : (tensor<?x64xf32, "T">, tensor<?x64xf32, "T">) -> tensor<?x64xf32, "T">
+    %v = "graph.weight"() {name = "v", sources = ["v"]} : () -> tensor<64x64xf32>
+    %d = "graph.linear"(%g, %v) : (tensor<?x64xf32, "T">, tensor<64x64xf32>) -> tensor<?x64xf32, "T">
+    %s = "graph.select_rows"(%d, %rows) : (tensor<?x64xf32, "T">, tensor<?xi32, "L">) -> tensor<?x64xf32, "L">""",
+    "%s",
+    'tensor<?x64xf32, "L">',
+)
 TUNED = {schedule_key("x86-64-v4", "f32", 4, 6): (Blocking(0, 3, 1),)}
 
 RULES: dict[str, tuple[tuple[str, str, str], Sequence[Pass], Pass]] = {
@@ -73,9 +106,14 @@ RULES: dict[str, tuple[tuple[str, str, str], Sequence[Pass], Pass]] = {
     "choose_numerics_bf16": (LINEAR, (), ChooseNumerics("bf16")),
     "choose_numerics_int8": (LINEAR, (), ChooseNumerics("int8")),
     "choose_numerics_tied_int8": (TIED, (), ChooseNumerics("int8")),
+    "choose_numerics_int4": (TWO, (), ChooseNumerics("int4")),
+    "choose_numerics_tied_int4": (TIED, (), ChooseNumerics("int4")),
     "choose_numerics_attention": (ATTENTION, (), ChooseNumerics("bf16")),
     "flatten_concats": (HEADS, (), FlattenConcats()),
     "form_groups": (LINEAR, (ChooseNumerics("fp32"),), FormGroups()),
+    "form_groups_gate": (GATE, (ChooseNumerics("int8"),), FormGroups()),
+    "form_groups_peaks": (TWO, (ChooseNumerics("fp32"), FindPeaks()), FormGroups()),
+    "find_peaks": (TWO, (ChooseNumerics("fp32"),), FindPeaks()),
     "form_groups_attention": (ATTENTION, (ChooseNumerics("fp32"),), FormGroups()),
     "plan_tiles": (LINEAR, (ChooseNumerics("fp32"), FormGroups()), PlanTiles(("x86-64-v4", "x86-64-v3"))),
     "plan_tiles_tuned": (LINEAR, (ChooseNumerics("fp32"), FormGroups()), PlanTiles(("x86-64-v4",), TUNED)),

@@ -11,7 +11,7 @@ from programs import compiled, slow_from
 from tessera_compiler.driver import parse_ir, print_ir
 from tessera_compiler.tile.dialect import TILE_OPERATIONS
 
-PROGRAMS = [("llama", "fp32"), ("llama", "int8"), ("gemma2", "bf16")]
+PROGRAMS = [("llama", "fp32"), ("llama", "int8"), ("gemma2", "bf16"), ("llama", "int4")]
 
 
 @cache

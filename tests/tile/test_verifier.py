@@ -13,6 +13,7 @@ KERNEL = """
 "builtin.module"() ({{
   "tile.kernel"() ({{
   ^bb0(%f : memref<?x32xf32>, %g : memref<?x32xf32>, %i : memref<?xi32>, %w : memref<2x8x16x2xbf16>,
+       %four : memref<2x8x16x8xui4>, %pairs : memref<2x8x16x4xui4>,
        %t : index, %l : index, %v : index):
     %c = "tile.constant_index"() {{value = 1 : i64}} : () -> index
     %x = "tile.full"() {{value = 1.0 : f64}} : () -> vector<2x16xf32>
@@ -68,6 +69,23 @@ def dot(left: str, right: str, accumulator: str, types: tuple[str, str, str]) ->
     return f'%z = "tile.dot"({left}, {right}, {accumulator}) : ({", ".join(types)}) -> {types[2]}'
 
 
+def panels(result: str, rows: int = 1, ahead: int = 0, limit: int = 0, packed: int = 1, along: str = "n") -> str:
+    operands = rows + ahead + limit
+    return (
+        f'%z = "tile.load_panels"(%f, %c{", %c" * operands}) {{packed = {packed} : i64, along = "{along}", '
+        f"operandSegmentSizes = array<i32: 1, 1, {rows}, {ahead}, {limit}>}} : "
+        f"(memref<?x32xf32>, index{', index' * operands}) -> {result}"
+    )
+
+
+def store_panel(value: str, type: str, first: int = 0) -> str:
+    return (
+        f'"tile.store_panel"({value}, %g, %c, %c, %c) {{first = {first} : i64, step = 1 : i64, packed = 1 : i64, '
+        f'along = "k"}} : ({type}, memref<?x32xf32>, index, index, index) -> ()'
+    )
+
+
+ONE = '%o = "tile.full"() {value = 0.0 : f64} : () -> vector<1x1xf32>\n    '
 PANELS = (
     '%p = "tile.load_packed"(%w, %c, %c) : (memref<2x8x16x2xbf16>, index, index) -> vector<16x16xbf16>\n    '
     '%a = "tile.full"() {value = 0.0 : f64} : () -> vector<2x16xf32>\n    '
@@ -123,7 +141,7 @@ INVALID = [
     (PANELS + dot("%b", "%p", "%a", (BF16, "vector<16x16xbf16>", F32)), "is loaded with lane_step 1"),
     (load(result="vector<2x16xi8>"), "expected a buffer of i8 with 2 axes; found memref<?x32xf32>"),
     (load(result="vector<16xf32>"), "every tile has rows and columns; found vector<16xf32>"),
-    (load(result="vector<2x16xf64>"), "tiles and buffers hold f32, bf16, i1, i8, i32, u8; found vector<2x16xf64>"),
+    (load(result="vector<2x16xf64>"), "tiles and buffers hold f32, bf16, i1, i8, i32, u8, u4; found vector<2x16xf64>"),
     (load(STEPS.replace("lane_step = 1", "lane_step = 0")), "lane_step at least 1; found 1, 0 and 0"),
     (load(STEPS.replace("row_step = 1", "row_step = -1")), "at least 0"),
     (store("%b", type=BF16), "a tile of bf16 is stored to a buffer of f32; cast it first"),
@@ -139,9 +157,30 @@ INVALID = [
         "its columns must be a multiple of 16",
     ),
     (
+        '%z = "tile.load_packed"(%four, %c, %c) : (memref<2x8x16x8xui4>, index, index) -> vector<8x16xui4>'
+        '\n    %y = "tile.cast"(%z) : (vector<8x16xui4>) -> vector<8x16xf32>',
+        "a tile of u4 is the right operand of a dot, and nothing else",
+    ),
+    (
+        '%z = "tile.load_packed"(%pairs, %c, %c) : (memref<2x8x16x4xui4>, index, index) -> vector<8x16xui4>',
+        "panels of u4, and no others, are 8 deep; found memref<2x8x16x4xui4>",
+    ),
+    (
+        '%z = "tile.load_packed_row"(%four, %c, %c) : (memref<2x8x16x8xui4>, index, index) -> vector<1x8xui4>',
+        "a row of u4 is not loaded",
+    ),
+    (
         '%z = "tile.load_packed_row"(%w, %c, %c) : (memref<2x8x16x2xbf16>, index, index) -> vector<1x8xf32>',
         "a tile of f32 is loaded from panels of bf16",
     ),
+    (panels("vector<16x16xf32>", rows=2), "2 rows hold 32 of axis n"),
+    (panels("vector<16x16xbf16>"), "is loaded from memref<?x32xf32>"),
+    (panels("vector<16x16xf32>", limit=1), "a limit of k goes with rows along k"),
+    (panels("vector<16x16xf32>", ahead=2), "as many rows are read next as now"),
+    (panels("vector<16x16xf32>", packed=3), "panels hold 1, 2 or 4 of k together"),
+    (panels("vector<16x16xf32>", along="m"), "continue along n or k; found 1, m"),
+    (store_panel("%x", "vector<2x16xf32>"), "one row of the buffer's element is stored to a panel"),
+    (ONE + store_panel("%o", "vector<1x1xf32>", first=-1), "columns count up from 0"),
     (
         '%z = "tile.index"(%c, %c) {function = "pow"} : (index, index) -> index',
         "unknown index function 'pow'; known: add, sub, mul, div, rem, min, max",
@@ -171,8 +210,14 @@ def test_invalid(body: str, words: str) -> None:
 
 @pytest.mark.parametrize("entry", ['"S"', '"T/0"', '"T / 4"', "0 : i64", "-3 : i64"])
 def test_invalid_grids(entry: str) -> None:
-    with pytest.raises(InvalidGraph, match="an entry of a grid is a positive integer, T, L, T/m or L/m"):
+    with pytest.raises(InvalidGraph, match=r"an entry of a grid is a positive integer, Q, .*L/m"):
         parse_ir(kernel("", grid=f"[{entry}, 1 : i64]"))
+
+
+def test_the_number_of_tiles_is_asked_last() -> None:
+    with pytest.raises(InvalidGraph, match="Q, which no kernel is told, is the last entry of a grid"):
+        parse_ir(kernel("", grid='["Q", 1 : i64]'))
+    parse_ir(kernel("", grid='[1 : i64, "Q"]'))
 
 
 def test_a_kernel_takes_buffers_then_indices() -> None:

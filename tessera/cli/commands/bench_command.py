@@ -11,6 +11,7 @@ from tessera.cli.options import execution_options, json_option
 
 if TYPE_CHECKING:
     from tessera.benchmarking.engine_bench import EngineFigures
+    from tessera.benchmarking.profile import Profile
     from tessera.benchmarking.server_bench import ServerFigures
 
 MAX_COUNT = 1 << 16
@@ -40,6 +41,14 @@ class Counts(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
 @click.option("--prefill", type=Counts(), default="512", show_default=True, help="Lengths of lone prompts to time.")
 @click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True, help="Medians are over so many.")
 @click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True, help="Of the sampling.")
+@click.option("--profile", is_flag=True, help="Time every kernel of a step of a package, against its bound.")
+@click.option("--tokens", type=click.IntRange(1, MAX_COUNT), help="With --profile: tokens in the step. [default: 1]")
+@click.option(
+    "--context", type=click.IntRange(0, MAX_COUNT), help="With --profile: tokens before the step's. [default: 0]"
+)
+@click.option(
+    "--sequences", type=click.IntRange(1, MAX_COUNT), help="With --profile: sequences in the step. [default: 1]"
+)
 @click.option("--model", help="For a URL: which of its models. [default: the first]")
 @click.option("--api-key", help="For a URL that asks for one. [default: TESSERA_API_KEY]")
 @execution_options
@@ -52,6 +61,10 @@ def command(
     prefill: tuple[int, ...],
     rounds: int,
     temperature: float,
+    profile: bool,
+    tokens: int | None,
+    context: int | None,
+    sequences: int | None,
     model: str | None,
     api_key: str | None,
     threads: int | None,
@@ -64,11 +77,28 @@ def command(
     long loading takes. A URL is driven by so many users at once, each with a stream of its own; time to first token and
     time between tokens are added. Prompts are real text, no two alike. With --json, one object with `prefill_tok_s`,
     `decode_tok_s`, `first_token_s` and, for a package, `load_s` is printed; rates are tokens per second.
+
+    With --profile, a step of a package is taken apart instead: the time of each kernel, what it moves and multiplies,
+    and which share of what this machine can do that is. Without --tokens, --context and --sequences, three steps are:
+    decode of one sequence, decode of 64, and a prompt of 512.
     """
     from tessera.benchmarking.workload import Workload
     from tessera.cli.output import notice, print_json
+    from tessera.cli.profile_table import print_profile
     from tessera.cli.progress import progress_bars
 
+    shape = (tokens, context, sequences)
+    if shape != (None, None, None) and not profile:
+        raise click.UsageError("--tokens, --context and --sequences are for --profile.")
+    if profile and (is_url(subject) or model is not None or api_key is not None):
+        raise click.UsageError("--profile is for a package, in this process.")
+    if profile:
+        measured_profile = _profile(subject, shape, threads, target)
+        if as_json:
+            print_json(measured_profile.as_dict())
+        else:
+            print_profile(measured_profile)
+        return
     workload = Workload(batch, prompt, new, prefill, rounds)
     if is_url(subject):
         if threads is not None or target is not None:
@@ -105,6 +135,28 @@ def command(
         print_json(measured.as_dict())
     else:
         _print_engine(measured)
+
+
+def _profile(
+    subject: str, shape: tuple[int | None, int | None, int | None], threads: int | None, target: str | None
+) -> Profile:
+    from tessera.benchmarking.launch_costs import StepShape
+    from tessera.benchmarking.profile import profile_package
+    from tessera.cli.progress import progress_bars
+    from tessera.packages import resolve
+    from tessera_runtime.configuration import Configuration
+
+    configuration = Configuration.from_environment()
+    tokens, context, sequences = shape
+    chosen = () if shape == (None, None, None) else (StepShape(tokens or sequences or 1, context or 0, sequences or 1),)
+    with progress_bars() as report:
+        return profile_package(
+            resolve(Path(subject)),
+            chosen,
+            threads=threads or configuration.threads,
+            target=target or configuration.target,
+            report=report,
+        )
 
 
 def is_url(subject: str) -> bool:

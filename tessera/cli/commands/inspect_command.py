@@ -48,7 +48,7 @@ def command(package: Path, ir: str | None, as_json: bool) -> None:
         manifest: dict[str, Any] = msgspec.to_builtins(opened.manifest)
         print_json({"package": str(package), "manifest": manifest, "kernels": kernels})
         return
-    _print_summary(opened.manifest)
+    _print_summary(opened.manifest, _weight_bytes(opened))
     for target, rows in kernels.items():
         _print_kernels(target, rows)
     _print_evidence(opened.manifest)
@@ -58,6 +58,10 @@ def command(package: Path, ir: str | None, as_json: bool) -> None:
 def _kernels(package: Package, target: str) -> list[dict[str, Any]]:
     """One row per fusion group: what it does, how often it is launched, and whether its schedule was tuned."""
     program = package.program(target)
+    if isinstance(program.get("kernels"), dict):
+        from tessera.cli.device_kernels import device_kernels
+
+        return device_kernels(program)
     launched: dict[str, int] = {}
     for launch in program["launches"]:
         name = str(launch.get("group")) if isinstance(launch, dict) else "?"
@@ -84,7 +88,19 @@ def _kernels(package: Package, target: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _print_summary(manifest: Manifest) -> None:
+def _weight_bytes(package: Package) -> dict[str, int]:
+    """Bytes of the weights of the first target, by the dtype that its program gives them, most first."""
+    tensors = package.weights().entries
+    found: dict[str, int] = {}
+    for weight in package.program(package.manifest.targets[0].name)["weights"]:
+        entry = tensors.get(str(weight.get("name"))) if isinstance(weight, dict) else None
+        if entry is not None:
+            dtype = str(weight.get("dtype"))
+            found[dtype] = found.get(dtype, 0) + entry.size
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _print_summary(manifest: Manifest, weights: dict[str, int]) -> None:
     from tessera.cli.output import print_facts, readable_count
     from tessera_runtime.package.sizes import readable_size
 
@@ -100,6 +116,7 @@ def _print_summary(manifest: Manifest) -> None:
             ("vocabulary", f"{model.vocab_size:,}"),
             ("context", f"{manifest.memory.max_model_len:,} of {model.context_length:,} tokens"),
             ("dtype", manifest.dtype),
+            ("weights", ", ".join(f"{readable_size(size)} of {dtype}" for dtype, size in weights.items()) or "none"),
             ("mesh", f"tp={mesh.tp} pp={mesh.pp} dp={mesh.dp}"),
             (
                 "targets",
@@ -115,11 +132,12 @@ def _print_summary(manifest: Manifest) -> None:
 
 
 def _print_kernels(target: str, kernels: list[dict[str, Any]]) -> None:
+    from tessera.cli.device_kernels import COLUMNS, device_rows, schedule
     from tessera.cli.output import print_table
 
-    def schedule(tuned: object) -> str:
-        return "-" if tuned is None else "tuned" if tuned else "default"
-
+    if kernels and "registers" in kernels[0]:
+        print_table(f"Kernels of target {target}", COLUMNS, device_rows(kernels))
+        return
     rows = [
         (
             row["group"],

@@ -16,9 +16,21 @@ from tessera.cli.options import json_option
 @click.option("--name", help="Name of the package. [default: from the source]")
 @click.option("--version", "version", default="1.0.0", show_default=True, help="Version of the package.")
 @click.option(
-    "--dtype", type=click.Choice(("fp32", "bf16", "int8")), default="bf16", show_default=True, help="Of the weights."
+    "--dtype",
+    type=click.Choice(("fp32", "bf16", "int8", "int4")),
+    default="bf16",
+    show_default=True,
+    help="Of the weights.",
 )
-@click.option("--target", "targets", multiple=True, default=("cpu",), show_default=True, help="May be repeated.")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    default=("cpu",),
+    show_default=True,
+    help="cpu, cuda-sm80, cuda-sm90, cuda-sm100, cuda-sm120, hip-gfx942 or hip-gfx950; may be repeated. GPUs need "
+    "tessera[triton], and no GPU.",
+)
 @click.option("--mesh", default="tp=1,pp=1,dp=1", show_default=True, help="Devices per axis.")
 @click.option("--max-model-len", type=click.IntRange(min=1), help="Longest sequence. [default: the model's context]")
 @click.option(

@@ -23,7 +23,9 @@ SERVER_LIBRARIES = ("starlette", "uvicorn", "httptools", "prometheus_client")
 @click.command("run")
 @click.argument("packages", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--from-hf", "from_hf", metavar="DIR|HUB_ID", help="Pack this checkpoint into a local cache; serve it.")
-@click.option("--dtype", type=click.Choice(("fp32", "bf16", "int8")), default="bf16", help="Of what --from-hf packs.")
+@click.option(
+    "--dtype", type=click.Choice(("fp32", "bf16", "int8", "int4")), default="bf16", help="Of what --from-hf packs."
+)
 @click.option("--config", type=click.Path(path_type=Path), help="A tis.yaml; flags go before what it says.")
 @click.option("--host", help="Address to listen on. [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one. [default: 8080]")

@@ -14,6 +14,7 @@ from tessera_compiler.graph.elementwise import BinaryOp, CompareOp, UnaryOp
 from tessera_compiler.graph.evaluator import entry_function
 from tessera_compiler.graph.types import element_count, rows_of, type_of
 from tessera_compiler.schedule import dialect as schedule
+from tessera_compiler.schedule.physical import PANEL, padded_rows
 from tessera_compiler.schedule.views import VIEW_OPERATIONS, View, row_shape
 
 Space = tuple[str | None, tuple[int, ...]]
@@ -43,7 +44,8 @@ class FormGroups:
     """op; op; … --> group { op; op }; …
 
     Ops over the same rows are fused along their uses as long as the groups stay in an order that respects every
-    dependency. What follows a matmul element by element joins it. Views (reshape, slice, transpose, broadcast) cost
+    dependency. What follows a matmul element by element joins it, be it on parts of its columns (a gate), and so does
+    the quantization of its rows. Views (reshape, slice, transpose, broadcast) cost
     nothing: they become part of how a group addresses its inputs. Ops on weights alone are computed again wherever
     they are used.
     """
@@ -124,7 +126,7 @@ def _assign(block: Block) -> list[_Group]:
         ):
             continue
         latest, direct = _latest_producer(op, group_of)
-        if direct and _may_join(op, groups[latest]):
+        if (direct and _may_join(op, groups[latest])) or (latest >= 0 and _may_join_parts(op, groups[latest])):
             index = latest
         else:
             index = len(groups)
@@ -172,15 +174,48 @@ def _may_join(op: Operation, group: _Group) -> bool:
         return False
     if group.space != _space(op):
         return False
+    if group.kind == "linear" and isinstance(op, schedule.PeaksOp):
+        columns = type_of(op.x).get_shape()[-1]
+        return op.x.owner in group.operations and padded_rows(columns) % op.group.value.data == 0
     if group.kind == "linear":
-        width = type_of(group.operations[0].results[0]).get_shape()
+        width = type_of(group.operations[-1].results[0]).get_shape()
         own = [operand for operand in op.operands if rows_of(type_of(operand)) is not None]
         return (
-            isinstance(op, _ELEMENTWISE)
+            (isinstance(op, _ELEMENTWISE) or (isinstance(op, schedule.QuantizeOp) and _ends_in_groups(op, group)))
             and type_of(op.results[0]).get_shape() == width
             and all(type_of(operand).get_shape() == width and _base(operand) is operand for operand in own)
         )
     return True
+
+
+def _ends_in_groups(op: schedule.QuantizeOp, group: _Group) -> bool:
+    """Whether blocks of whole groups of columns fill the rows that a linear map makes."""
+    return op.x.owner in group.operations and type_of(op.x).get_shape()[-1] % op.group.value.data == 0
+
+
+def _may_join_parts(op: Operation, group: _Group) -> bool:
+    """Whether an op combines parts of a linear map's columns, as a gate does, and is all that uses them."""
+    if group.kind != "linear" or group.space != _space(op) or not isinstance(op, _ELEMENTWISE):
+        return False
+    whole = group.operations[-1].results[0]
+    own = [operand for operand in op.operands if rows_of(type_of(operand)) is not None]
+    return all(is_part_of_columns(operand, whole) and operand.has_one_use() for operand in own) and all(
+        use.operation.results[0] in own for use in whole.uses
+    )
+
+
+def is_part_of_columns(value: SSAValue, whole: SSAValue) -> bool:
+    """Whether a value is some of the columns of `whole`, in panels of their own."""
+    owner = value.owner
+    return (
+        isinstance(owner, graph.SliceOp)
+        and owner.operands[0] is whole
+        and len(type_of(value).get_shape()) == 2
+        and owner.values["axis"] == 1
+        and owner.values["step"] == 1
+        and owner.values["start"] % PANEL == 0
+        and type_of(value).get_shape()[1] % PANEL == 0
+    )
 
 
 def _emit(block: Block, groups: list[_Group]) -> None:
@@ -203,7 +238,8 @@ def _emit(block: Block, groups: list[_Group]) -> None:
         made = schedule.GroupOp(group.kind, body.inputs, [output.type for output in outputs], body.block)
         block.insert_op_before(made, end)
         replaced.update(zip(outputs, made.results, strict=True))
-    end.operands[0] = replaced[end.operands[0]]
+    for index, operand in enumerate(end.operands):
+        end.operands[index] = replaced[operand]
     for op in reversed(old):
         Rewriter.erase_op(op)
 

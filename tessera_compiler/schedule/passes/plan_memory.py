@@ -29,7 +29,7 @@ class PlanMemory:
         groups = [op for op in block.ops if isinstance(op, schedule.GroupOp)]
         end = block.last_op
         assert isinstance(end, ReturnOp)
-        spans = lifetimes(groups, end.operands[0])
+        spans = lifetimes(groups, end.operands)
         order = {value: index for index, value in enumerate(spans)}
         placed: dict[SSAValue, int] = {}
         for value in sorted(spans, key=lambda v: (-row_bytes(type_of(v)), order[v])):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xdsl.dialects.builtin import BoolAttr, ModuleOp
@@ -48,8 +49,8 @@ def phases(groups: list[schedule.GroupOp]) -> list[int]:
     return result
 
 
-def lifetimes(groups: list[schedule.GroupOp], output: SSAValue) -> dict[SSAValue, tuple[int, int]]:
-    """The first and the last phase in which each result of a group is needed; the program's output lives to the end."""
+def lifetimes(groups: list[schedule.GroupOp], outputs: Sequence[SSAValue]) -> dict[SSAValue, tuple[int, int]]:
+    """The first and the last phase in which each result of a group is needed; the program's outputs live to the end."""
     phase_of = phases(groups)
     spans: dict[SSAValue, tuple[int, int]] = {}
     for group, phase in zip(groups, phase_of, strict=True):
@@ -58,5 +59,6 @@ def lifetimes(groups: list[schedule.GroupOp], output: SSAValue) -> dict[SSAValue
         for value in group.inputs:
             if value in spans:
                 spans[value] = (spans[value][0], phase)
-    spans[output] = (spans[output][0], phase_of[-1])
+    for output in outputs:
+        spans[output] = (spans[output][0], phase_of[-1])
     return spans

@@ -7,6 +7,7 @@ import math
 from llvmlite import ir
 
 from tessera_compiler.targets.cpu.emission import I1, I32, LANES, Emission, splat_constant, vector
+from tessera_compiler.targets.cpu.object_code import CpuClass
 from tessera_compiler.targets.cpu.vector_math import VectorMath
 
 _PREDICATES = {
@@ -20,9 +21,10 @@ _PREDICATES = {
 
 
 class Arithmetic:
-    def __init__(self, emission: Emission, functions: VectorMath):
+    def __init__(self, emission: Emission, functions: VectorMath, cpu_class: CpuClass):
         self._emission = emission
         self._functions = functions
+        self._class = cpu_class
 
     def unary(self, function: str, value: ir.Value, element: str) -> ir.Value:
         builder = self._emission.builder
@@ -56,11 +58,27 @@ class Arithmetic:
                 return self._emission.intrinsic(f"llvm.{name}.v16i32", left.type, [left, right])
             emit_integer = {"add": builder.add, "sub": builder.sub, "mul": builder.mul}
             return emit_integer[function](left, right)
+        if function == "largest":
+            return self._largest(left, right)
         if function in ("maximum", "minimum"):
             # These hand on a NaN, so that a broken value reaches the logits, where it is noticed.
             return self._emission.intrinsic(f"llvm.{function}.v16f32", left.type, [left, right])
         emit = {"add": builder.fadd, "sub": builder.fsub, "mul": builder.fmul, "div": builder.fdiv}
         return emit[function](left, right)
+
+    def _largest(self, left: ir.Value, right: ir.Value) -> ir.Value:
+        """One instruction: on x86 `left > right ? left : right`, written as an intrinsic because LLVM's optimiser fails
+        on shuffles of such selections."""
+        if self._class.machine != "x86_64":
+            return self._emission.intrinsic("llvm.maximum.v16f32", left.type, [left, right])
+        if self._class.vector_bits == 512:
+            rounding = ir.Constant(I32, 4)  # the current one; a maximum rounds nothing
+            return self._emission.intrinsic("llvm.x86.avx512.max.ps.512", left.type, [left, right, rounding])
+        halves = []
+        for lanes in (list(range(8)), list(range(8, LANES))):
+            pair = [self._emission.shuffle(value, lanes) for value in (left, right)]
+            halves.append(self._emission.intrinsic("llvm.x86.avx.max.ps.256", pair[0].type, pair))
+        return self._emission.shuffle(halves[0], list(range(LANES)), halves[1])
 
     def compare(self, function: str, left: ir.Value, right: ir.Value, element: str) -> ir.Value:
         builder = self._emission.builder
@@ -91,10 +109,12 @@ class Arithmetic:
     def identity(self, reduction: str, element: str) -> ir.Constant:
         if reduction == "sum":
             return splat_constant(element, 0)
+        if reduction == "largest":
+            return splat_constant("f32", -math.inf)
         if element == "i32":
             return splat_constant("i32", -(2**31) if reduction == "max" else 2**31 - 1)
         return splat_constant("f32", -math.inf if reduction == "max" else math.inf)
 
     def combine(self, reduction: str, left: ir.Value, right: ir.Value, element: str) -> ir.Value:
-        function = {"sum": "add", "max": "maximum", "min": "minimum"}[reduction]
+        function = {"sum": "add", "max": "maximum", "min": "minimum", "largest": "largest"}[reduction]
         return self.binary(function, left, right, element)

@@ -1,8 +1,8 @@
 """Lowers `tile.dot`: register-blocked outer products, `k` ascending for every element of the result.
 
-With a packed right operand one step of the loop reads 64 bytes of each panel: 16 outputs by one f32, two bf16 or
-four u8 of `k`, and multiplies them with 4 bytes of each left row, broadcast. Which instruction does so is all that
-differs between CPU classes.
+With a packed right operand one step of the loop reads 64 bytes of each panel: 16 outputs by one f32, two bf16, four
+u8 or eight u4 of `k`, and multiplies them with 4 bytes of each left row, broadcast (u4: 4 bytes with the low halves,
+then 4 with the high ones). Which instruction does so is all that differs between CPU classes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from llvmlite import ir
 from xdsl.dialects.builtin import MemRefType
 from xdsl.ir import SSAValue
 
-from tessera_compiler.targets.cpu.emission import FLOAT, I8, I16, I32, LANES, i64, vector
+from tessera_compiler.targets.cpu.dots_of_panels import emit_panels
+from tessera_compiler.targets.cpu.emission import FLOAT, I8, I16, I32, LANES, RawType, i64, vector
 from tessera_compiler.tile import dialect
 from tessera_compiler.tile.types import element_name, shape_of
 
@@ -24,24 +25,12 @@ BYTES_64 = ir.VectorType(I8, 64)
 MOST_UNROLLED = 768
 """A dot with at most this many vector multiply-adds is unrolled over k."""
 
-MOST_STEPS_UNROLLED = 16
-"""A packed dot of at most this many steps is written out."""
+SECOND_CACHE = 2
+"""Where panels that are wanted soon are fetched to: the first cache holds those at work."""
 
-
-class RawType(ir.Type):
-    """A type that llvmlite's IR layer has no class for, by its LLVM name."""
-
-    def __init__(self, text: str):
-        self._text = text
-
-    def _to_string(self) -> str:
-        return self._text
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, RawType) and self._text == other._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
+MOST_UNROLLED_PRODUCTS = 64
+"""Products of vectors that the loop over k writes out before it goes round. Where nothing is left of the loop, LLVM
+takes registers from the sums for loads that it moves up."""
 
 
 class DotLowering:
@@ -52,6 +41,9 @@ class DotLowering:
     def emit(self, operation: dialect.DotOp) -> Stored:
         if isinstance(operation.right.owner, dialect.LoadPackedOp):
             return self._emit_packed(operation, operation.right.owner)
+        if isinstance(operation.right.owner, dialect.LoadPanelsOp):
+            pair = (element_name(operation.left.type), element_name(operation.right.type))
+            return emit_panels(self._kernel, operation, operation.right.owner, self._multiplier(pair))
         return self._emit_general(operation)
 
     # Any right operand: one row of it at a time
@@ -110,14 +102,6 @@ class DotLowering:
         pair = (element_name(operation.left.type), element_name(operation.right.type))
         multiply = self._multiplier(pair)
         accumulator = self._start(operation)
-        partial = [[self._emission.allocate(multiply.kind, multiply.parts) for _ in range(panels)] for _ in range(rows)]
-        for row in range(rows):
-            for panel in range(panels):
-                start = self._emission.load(
-                    kernel.slot(accumulator, row, panel * LANES), vector(accumulator.element), 4
-                )
-                multiply.begin(partial[row][panel], start)
-
         first = builder.udiv(kernel.scalars[load.n0], i64(LANES))
         first_group = builder.udiv(kernel.scalars[load.k0], i64(packed))
         base = builder.add(builder.mul(first, i64(groups)), first_group)
@@ -130,7 +114,40 @@ class DotLowering:
         assert isinstance(left, dialect.LoadOp), "the left operand of a packed dot is loaded from a buffer"
         lefts = [kernel.address(left, row, 0) for row in range(rows)]
         steps = -(-depth // packed)
-        unroll = steps if steps <= MOST_STEPS_UNROLLED else next(n for n in (4, 3, 2, 1) if steps % n == 0)
+        distance = panels * groups * 64 if load.ahead is not None else 0
+        passes = -(-panels // max(1, kernel.sums_in_registers // (rows * multiply.parts)))
+        together = -(-panels // passes)
+        for start in range(0, panels, together):
+            chosen = range(start, min(start + together, panels))
+            self._emit_pass(
+                accumulator, multiply, [starts[panel] for panel in chosen], lefts, start, steps, pair[1], distance
+            )
+        kernel.forget()
+        return accumulator
+
+    def _emit_pass(
+        self,
+        accumulator: Stored,
+        multiply: Multiplier,
+        starts: list[ir.Value],
+        lefts: list[ir.Value],
+        first_panel: int,
+        steps: int,
+        element: str,
+        distance: int,
+    ) -> None:
+        """All of k for as many panels as registers hold the sums of."""
+        kernel, builder = self._kernel, self._emission.builder
+        rows, panels = range(len(lefts)), range(len(starts))
+        slots = [[kernel.slot(accumulator, row, (first_panel + panel) * LANES) for panel in panels] for row in rows]
+        partial = [[self._emission.allocate(multiply.kind, multiply.parts) for _ in panels] for _ in rows]
+        for row in rows:
+            for panel in panels:
+                start = self._emission.load(slots[row][panel], vector(accumulator.element), 4)
+                multiply.begin(partial[row][panel], start)
+        halves = 2 if element == "u4" else 1
+        most = max(1, MOST_UNROLLED_PRODUCTS // (len(rows) * len(panels) * halves))
+        unroll = next(n for n in range(min(most, steps), 0, -1) if steps % n == 0)
 
         def body(group: ir.Value) -> None:
             for extra in range(unroll):
@@ -140,19 +157,30 @@ class DotLowering:
                     self._emission.load(builder.gep(start, [at], True, source_etype=I8), BYTES_64, 64)
                     for start in starts
                 ]
-                for row in range(rows):
-                    where = builder.gep(lefts[row], [builder.mul(step, i64(4))], True, source_etype=I8)
-                    four_bytes = self._emission.load(where, I32, 4)
-                    for panel in range(panels):
-                        multiply.add(partial[row][panel], loaded[panel], four_bytes)
+                if distance:
+                    for start in starts:
+                        soon = builder.gep(start, [builder.add(at, i64(distance))], source_etype=I8)
+                        self._emission.prefetch(soon, SECOND_CACHE)
+                for half in range(halves):
+                    values = [self._half(each, half) for each in loaded] if halves == 2 else loaded
+                    offset = builder.add(builder.mul(step, i64(4 * halves)), i64(4 * half))
+                    for row in rows:
+                        where = builder.gep(lefts[row], [offset], True, source_etype=I8)
+                        four_bytes = self._emission.load(where, I32, 4)
+                        for panel in panels:
+                            multiply.add(partial[row][panel], values[panel], four_bytes)
 
         self._emission.loop(i64(0), i64(steps), unroll, body)
-        for row in range(rows):
-            for panel in range(panels):
-                total = multiply.end(partial[row][panel])
-                builder.store(total, kernel.slot(accumulator, row, panel * LANES), align=4)
-        kernel.forget()
-        return accumulator
+        for row in rows:
+            for panel in panels:
+                builder.store(multiply.end(partial[row][panel]), slots[row][panel], align=4)
+
+    def _half(self, loaded: ir.Value, half: int) -> ir.Value:
+        """The low or the high four bits of each byte, as bytes."""
+        builder = self._emission.builder
+        if half:
+            return builder.lshr(loaded, ir.Constant(BYTES_64, [ir.Constant(I8, 4)] * 64))
+        return builder.and_(loaded, ir.Constant(BYTES_64, [ir.Constant(I8, 15)] * 64))
 
     def _multiplier(self, pair: tuple[str, str]) -> Multiplier:
         cpu_class = self._kernel.cpu_class
@@ -161,7 +189,7 @@ class DotLowering:
         if pair == ("bf16", "bf16"):
             native = "+avx512bf16" in cpu_class.llvm_features
             return (NativeBfloat16 if native else WidenedBfloat16)(self._kernel)
-        if pair == ("i8", "u8"):
+        if pair in (("i8", "u8"), ("i8", "u4")):
             if "+avx512vnni" in cpu_class.llvm_features:
                 return VectorNeuralNetwork(self._kernel)
             if "+i8mm" in cpu_class.llvm_features:

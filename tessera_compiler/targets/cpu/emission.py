@@ -20,9 +20,25 @@ I64 = ir.IntType(64)
 FLOAT = ir.FloatType()
 POINTER = ir.PointerType()
 
-SCALARS: dict[str, ir.Type] = {"f32": FLOAT, "bf16": I16, "i1": I1, "i8": I8, "u8": I8, "i32": I32}
+SCALARS: dict[str, ir.Type] = {"f32": FLOAT, "bf16": I16, "i1": I1, "i8": I8, "u8": I8, "u4": I8, "i32": I32}
 """bfloat16 travels as its sixteen bits."""
 SIZES = {"f32": 4, "bf16": 2, "i8": 1, "u8": 1, "i32": 4}
+
+
+class RawType(ir.Type):
+    """A type that llvmlite's IR layer has no class for, by its LLVM name."""
+
+    def __init__(self, text: str):
+        self._text = text
+
+    def _to_string(self) -> str:
+        return self._text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RawType) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
 
 
 def vector(element: str) -> ir.VectorType:
@@ -90,6 +106,14 @@ class Emission:
 
     def load(self, pointer: ir.Value, type_: ir.Type, align: int) -> ir.Value:
         return self.builder.load(pointer, align=align, typ=type_)
+
+    def prefetch(self, pointer: ir.Value, nearness: int = 3) -> None:
+        """Asks for the cache line of `pointer`, whether or not there is memory: into the first cache (3) or the second
+        (2)."""
+        kind = ir.FunctionType(ir.VoidType(), [POINTER, I32, I32, I32])
+        declared = self.module.globals.get("llvm.prefetch.p0") or ir.Function(self.module, kind, "llvm.prefetch.p0")
+        read, all_levels, data = ir.Constant(I32, 0), ir.Constant(I32, nearness), ir.Constant(I32, 1)
+        self.builder.call(declared, [pointer, read, all_levels, data])
 
     def splat(self, scalar: ir.Value) -> ir.Value:
         kind = ir.VectorType(scalar.type, LANES)
@@ -168,6 +192,11 @@ class Emission:
         wide = self.builder.zext(bits, ir.VectorType(I32, LANES))
         shifted = self.builder.shl(wide, ir.Constant(wide.type, [ir.Constant(I32, 16)] * LANES))
         return self.builder.bitcast(shifted, vector("f32"))
+
+    def round_normal_to_bfloat16(self, value: ir.Value) -> ir.Value:
+        """AVX512-BF16: as `float_to_bfloat16` where no number is subnormal."""
+        bits = self.intrinsic("llvm.x86.avx512bf16.cvtneps2bf16.512", RawType("<16 x bfloat>"), [value])
+        return self.builder.bitcast(bits, vector("bf16"))
 
     def float_to_bfloat16(self, value: ir.Value) -> ir.Value:
         """Round to nearest even with integer arithmetic, so that every class gives the same bits."""

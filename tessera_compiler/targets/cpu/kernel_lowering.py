@@ -22,6 +22,7 @@ from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 from tessera_compiler.targets.cpu.arithmetic import Arithmetic
 from tessera_compiler.targets.cpu.dots import DotLowering
 from tessera_compiler.targets.cpu.emission import I64, LANES, POINTER, Emission, i64, splat_constant, vector
+from tessera_compiler.targets.cpu.memory_lowering import MemoryLowering
 from tessera_compiler.targets.cpu.object_code import CpuClass
 from tessera_compiler.targets.cpu.vector_math import VectorMath
 from tessera_compiler.tile import dialect
@@ -70,8 +71,12 @@ class KernelEmitter:
         self._kernel = kernel
         self._function = function
         self.emission = Emission(function)
-        self.arithmetic = Arithmetic(self.emission, math)
+        self.arithmetic = Arithmetic(self.emission, math, self.cpu_class)
         self._dots = DotLowering(self)
+        self._memory = MemoryLowering(self)
+        # Products of panels in several rows have more results than registers: their kernels go through rows in loops.
+        self._rolled = any(isinstance(op, dialect.LoadPanelsOp) for op in kernel.walk())
+        self._in_place: dict[SSAValue, Stored] = {}
         self.scalars: dict[SSAValue, ir.Value] = {}
         self.stored: dict[SSAValue, Stored] = {}
         self._program: list[ir.Value] = []
@@ -92,6 +97,8 @@ class KernelEmitter:
     def _grid_size(self, entry: str | int) -> ir.Value:
         if isinstance(entry, int):
             return i64(entry)
+        if entry == "Q":
+            return i64(0)  # the last entry of a grid, of which nobody asks the size
         symbol, _, divisor = entry.partition("/")
         value = self._function.args[len(self._kernel.body.block.args) - 3 + "TLW".index(symbol)]
         builder = self.emission.builder
@@ -125,7 +132,11 @@ class KernelEmitter:
             pointer = self.emission.offset(self.scalars[operation.buffer], self.scalars[operation.at], "i32")
             self.scalars[operation.result] = builder.sext(self.emission.load(pointer, ir.IntType(32), 4), I64)
         elif isinstance(operation, dialect.StoreOp):
-            self._store(operation)
+            self._memory.store(operation)
+        elif isinstance(operation, dialect.StorePanelOp):
+            self._memory.store_panel(operation)
+        elif isinstance(operation, dialect.LoadPanelsOp):
+            pass  # read by the dot that it is an operand of
         elif isinstance(operation, dialect.ReduceOp):
             self.stored[operation.result] = self._reduce(operation)
         elif isinstance(operation, dialect.DotOp):
@@ -135,10 +146,7 @@ class KernelEmitter:
         elif isinstance(operation, dialect.YieldOp | dialect.ReturnOp):
             pass
         elif self._must_store(operation.results[0]):
-            value = operation.results[0]
-            stored = self.reserve(value)
-            self._fill(stored, value)
-            self.stored[value] = stored
+            self.kept(operation.results[0])
 
     def _index(self, operation: dialect.IndexOp) -> ir.Value:
         builder = self.emission.builder
@@ -190,6 +198,23 @@ class KernelEmitter:
         element = element_name(value.type)
         return Stored(self.emission.allocate(vector(element), rows * chunks), rows, chunks, element)
 
+    def kept(self, value: SSAValue) -> Stored:
+        """A tile in stack memory, evaluated into it if it is not there yet."""
+        if value not in self.stored:
+            stored = self.reserve(value)
+            self._fill(stored, value)
+            self.stored[value] = stored
+        return self.stored[value]
+
+    def reserve_result(self, value: SSAValue) -> Stored:
+        """Where a dot keeps its sums: with the tile that a loop carries, if it adds to that one."""
+        return self._in_place.get(value) or self.reserve(value)
+
+    @property
+    def sums_in_registers(self) -> int:
+        """How many vectors of sums a dot may keep, leaving registers for what it multiplies."""
+        return 24 if self.cpu_class.vector_bits == 512 else 4
+
     def slot(self, stored: Stored, row: Position, column: Position) -> ir.Value:
         builder = self.emission.builder
         kind = vector(stored.element)
@@ -204,7 +229,7 @@ class KernelEmitter:
     def _fill(self, stored: Stored, value: SSAValue) -> None:
         """Evaluates a tile into stack memory."""
 
-        def put(row: int, column: Position, lanes: int) -> None:
+        def put(row: Position, column: Position, lanes: int) -> None:
             result = self.chunk(value, row, column, lanes)
             self.emission.builder.store(result, self.slot(stored, row, column), align=4)
 
@@ -212,10 +237,19 @@ class KernelEmitter:
 
     # Loops over the chunks of a tile
 
-    def each_chunk(self, shape: tuple[int, int], body: Callable[[int, Position, int], None]) -> None:
+    def each_chunk(self, shape: tuple[int, int], body: Callable[[Position, Position, int], None]) -> None:
         """Calls `body(row, column, lanes)` for every chunk, rows outermost."""
-        for row in range(shape[0]):
-            self.each_column(shape[1], lambda column, lanes, row=row: self._fresh(body, row, column, lanes))  # type: ignore[misc]
+        self.each_row(
+            shape[0],
+            lambda row: self.each_column(shape[1], lambda column, lanes: self.fresh(body, row, column, lanes)),
+        )
+
+    def each_row(self, rows: int, body: Callable[[Position], None]) -> None:
+        if self._rolled and rows > 1:
+            self.emission.loop(i64(0), i64(rows), 1, body)
+        else:
+            for row in range(rows):
+                body(row)
 
     def each_column(self, columns: int, body: Callable[[Position, int], None]) -> None:
         whole = columns // LANES
@@ -227,7 +261,9 @@ class KernelEmitter:
         if columns % LANES:
             body(whole * LANES, columns % LANES)
 
-    def _fresh(self, body: Callable[[int, Position, int], None], row: int, column: Position, lanes: int) -> None:
+    def fresh(
+        self, body: Callable[[Position, Position, int], None], row: Position, column: Position, lanes: int
+    ) -> None:
         self._memo.clear()
         body(row, column, lanes)
         self._memo.clear()
@@ -262,9 +298,11 @@ class KernelEmitter:
             return self.chunk(operation.operands[number], row, column, lanes)  # type: ignore[union-attr]
 
         if isinstance(operation, dialect.LoadOp):
-            return self._load(operation, row, column, lanes)
+            return self._memory.load(operation, row, column, lanes)
         if isinstance(operation, dialect.LoadPackedRowOp):
-            return self._load_packed_row(operation, column, lanes)
+            return self._memory.load_packed_row(operation, column, lanes)
+        if isinstance(operation, dialect.LoadPackedOp):
+            return self._memory.load_packed(operation, row, column)
         if isinstance(operation, dialect.FullOp):
             element = element_name(operation.result.type)
             if element == "bf16":
@@ -284,8 +322,16 @@ class KernelEmitter:
             return builder.select(operand(0), operand(1), operand(2))
         if isinstance(operation, dialect.CastOp):
             pair = (element_name(operation.operand.type), element_name(operation.result.type))
+            if pair == ("f32", "bf16") and self._rounds_natively(operation.operand):
+                return self.emission.round_normal_to_bfloat16(operand(0))
             return self.arithmetic.cast(operand(0), *pair)
         raise TypeError(f"{operation} cannot be evaluated on a CPU")
+
+    def _rounds_natively(self, value: SSAValue) -> bool:
+        """Whether the instruction that takes subnormal numbers for zero may round a tile: `exp2` gives none."""
+        source = value.owner
+        never_subnormal = isinstance(source, dialect.UnaryOp) and source.function.data == "exp2"
+        return never_subnormal and "+avx512bf16" in self.cpu_class.llvm_features
 
     def _iota(self, operation: dialect.IotaOp, row: Position, column: Position) -> ir.Value:
         builder = self.emission.builder
@@ -304,90 +350,7 @@ class KernelEmitter:
 
     def address(self, operation: dialect.LoadOp | dialect.StoreOp, row: Position, column: Position) -> ir.Value:
         """The address of one element of the tile of a load or store."""
-        builder = self.emission.builder
-        buffer = operation.buffer
-        assert isinstance(buffer.type, MemRefType)
-        buffer_row = self.scalars[operation.row]
-        row_step, column_step, lane_step = (
-            attribute.value.data for attribute in (operation.row_step, operation.column_step, operation.lane_step)
-        )
-        row_value = i64(row) if isinstance(row, int) else row
-        column_value = i64(column) if isinstance(column, int) else column
-        if row_step and row != 0:
-            buffer_row = builder.add(buffer_row, builder.mul(row_value, i64(row_step)))
-        if operation.limit is not None and isinstance(operation, dialect.LoadOp):
-            last = builder.sub(self.scalars[operation.limit], i64(1))
-            buffer_row = builder.select(builder.icmp_signed("<", buffer_row, last), buffer_row, last)
-        flat = builder.mul(buffer_row, i64(buffer.type.get_shape()[1]))
-        flat = builder.add(flat, self.scalars[operation.column])
-        if column_step and row != 0:
-            flat = builder.add(flat, builder.mul(row_value, i64(column_step)))
-        if column != 0:
-            flat = builder.add(flat, builder.mul(column_value, i64(lane_step)))
-        return self.emission.offset(self.scalars[buffer], flat, element_name(buffer.type))
-
-    def _load(self, operation: dialect.LoadOp, row: Position, column: Position, lanes: int) -> ir.Value:
-        element = element_name(operation.result.type)
-        lane_step = operation.lane_step.value.data
-        pointer = self.address(operation, row, column)
-        if shape_of(operation.result.type)[1] == 1:
-            return self.emission.splat(self.emission.load(pointer, vector(element).element, 1))
-        if lane_step == 1:
-            return self.emission.load_lanes(pointer, element, lanes)
-        return self._gather(element, lanes, lambda lane: self.emission.offset(pointer, lane * lane_step, element))
-
-    def _gather(self, element: str, lanes: int, address: Callable[[int], ir.Value]) -> ir.Value:
-        builder = self.emission.builder
-        result: ir.Value = ir.Constant(vector(element), None)
-        for lane in range(lanes):
-            scalar = self.emission.load(address(lane), vector(element).element, 1)
-            result = builder.insert_element(result, scalar, ir.Constant(ir.IntType(32), lane))
-        return result
-
-    def _load_packed_row(self, operation: dialect.LoadPackedRowOp, column: Position, lanes: int) -> ir.Value:
-        builder = self.emission.builder
-        assert isinstance(operation.buffer.type, MemRefType)
-        _, groups, _, packed = operation.buffer.type.get_shape()
-        element = element_name(operation.result.type)
-        n = self.scalars[operation.n]
-        panel = builder.mul(builder.udiv(n, i64(LANES)), i64(groups * LANES * packed))
-        inside = builder.mul(builder.urem(n, i64(LANES)), i64(packed))
-        first = builder.add(self.scalars[operation.k0], i64(column) if isinstance(column, int) else column)
-        start = builder.add(panel, inside)
-
-        def address(lane: int) -> ir.Value:
-            k = builder.add(first, i64(lane))
-            group = builder.mul(builder.udiv(k, i64(packed)), i64(LANES * packed))
-            flat = builder.add(builder.add(start, group), builder.urem(k, i64(packed)))
-            return self.emission.offset(self.scalars[operation.buffer], flat, element)
-
-        return self._gather(element, lanes, address)
-
-    def _store(self, operation: dialect.StoreOp) -> None:
-        builder = self.emission.builder
-        element = element_name(operation.value.type)
-        lane_step = operation.lane_step.value.data
-
-        def put(row: int, column: Position, lanes: int) -> None:
-            value = self.chunk(operation.value, row, column, lanes)
-            pointer = self.address(operation, row, column)
-            if lane_step == 1:
-                self.emission.store_lanes(value, pointer, element, lanes)
-                return
-            for lane in range(lanes):
-                target = self.emission.offset(pointer, lane * lane_step, element)
-                builder.store(self.emission.extract(value, lane), target, align=1)
-
-        rows, columns = shape_of(operation.value.type)
-        if operation.limit is None:
-            self.each_chunk((rows, columns), put)
-            return
-        for row in range(rows):
-            buffer_row = builder.add(self.scalars[operation.row], i64(row * operation.row_step.value.data))
-            inside = builder.icmp_signed("<", buffer_row, self.scalars[operation.limit])
-            with builder.if_then(inside):
-                self.each_column(columns, lambda column, lanes, row=row: self._fresh(put, row, column, lanes))  # type: ignore[misc]
-            self.forget()
+        return self._memory.address(operation, row, column)
 
     # Reductions and loops
 
@@ -403,10 +366,10 @@ class KernelEmitter:
         def combine(left: ir.Value, right: ir.Value) -> ir.Value:
             return self.arithmetic.combine(function, left, right, element)
 
-        for row in range(rows):
+        def reduce_row(row: Position) -> None:
             builder.store(identity, lanes_memory, align=4)
 
-            def add(_row: int, column: Position, lanes: int, row: int = row) -> None:
+            def add(_row: Position, column: Position, lanes: int) -> None:
                 value = self.chunk(operation.operand, row, column, lanes)
                 if columns == 1:
                     lanes = 1
@@ -419,6 +382,8 @@ class KernelEmitter:
             self.each_chunk((1, columns), add)
             total = self.emission.reduce_lanes(self.emission.load(lanes_memory, vector(element), 4), combine)
             builder.store(total, self.slot(stored, row, 0), align=4)
+
+        self.each_row(rows, reduce_row)
         return stored
 
     def _for(self, operation: dialect.ForOp) -> None:
@@ -432,6 +397,11 @@ class KernelEmitter:
         for argument, result, stored in zip(block.args[1:], operation.results, carried, strict=True):
             self.stored[argument] = stored
             self.stored[result] = stored
+        last = block.last_op
+        assert isinstance(last, dialect.YieldOp)
+        for argument, value, stored in zip(block.args[1:], last.values, carried, strict=True):
+            if adds_in_place(argument, value):
+                self._in_place[value] = stored
         step = operation.step.owner
         assert isinstance(step, dialect.ConstantIndexOp), "the step of a loop is a constant"
 
@@ -439,16 +409,17 @@ class KernelEmitter:
             self.forget()
             self.scalars[block.args[0]] = index
             self._emit_block(block)
-            last = block.last_op
-            assert isinstance(last, dialect.YieldOp)
             # All next values are computed before any is written: they may depend on each other's present ones.
             following = []
             for value in last.values:
-                temporary = self.reserve(value)
-                self._fill(temporary, value)
-                following.append(temporary)
+                source = self.stored.get(value)
+                if source is None or (source in carried and value not in self._in_place):
+                    source = self.reserve(value)
+                    self._fill(source, value)
+                following.append(source)
             for target, source in zip(carried, following, strict=True):
-                self._copy(source, target)
+                if source is not target:
+                    self._copy(source, target)
             self.forget()
 
         self.emission.loop(self.scalars[operation.lower], self.scalars[operation.upper], step.value.value.data, body)
@@ -456,9 +427,27 @@ class KernelEmitter:
 
     def _copy(self, source: Stored, target: Stored) -> None:
         kind = vector(source.element)
-        for slot in range(source.rows * source.chunks):
+
+        def copy(slot: Position) -> None:
             value = self.emission.load(self.emission.element(source.memory, kind, slot), kind, 4)
             self.emission.builder.store(value, self.emission.element(target.memory, kind, slot), align=4)
+
+        self.each_row(source.rows * source.chunks, copy)
+
+
+def adds_in_place(argument: SSAValue, value: SSAValue) -> bool:
+    """Whether a carried tile is used for nothing but its next value, which a dot of panels adds to it element by
+    element."""
+    if not isinstance(value.owner, dialect.DotOp) or not isinstance(value.owner.right.owner, dialect.LoadPanelsOp):
+        return False
+    if len(list(value.uses)) != 1:
+        return False
+    while argument is not value.owner.accumulator:
+        uses = list(argument.uses)
+        if len(uses) != 1 or not isinstance(uses[0].operation, dialect.BinaryOp):
+            return False
+        argument = uses[0].operation.result
+    return len(list(argument.uses)) == 1
 
 
 def is_addressable(value: SSAValue) -> bool:

@@ -15,6 +15,9 @@ CLAIMS_PER_THREAD = 4
 """Into how many portions a thread's share of a launch is cut: a disturbed thread leaves the rest of its share to the
 others."""
 
+CLAIMS_OF_TILES = 16
+"""The same where instances cost what their context is long."""
+
 I8 = ir.IntType(8)
 
 
@@ -43,6 +46,7 @@ class StepDriver:
                 "sequences",
                 "block_tables",
                 "logit_rows",
+                "tiles",
                 "tokens",
                 "logit_count",
                 "launch_limit",
@@ -100,7 +104,7 @@ class StepDriver:
         builder = ir.IRBuilder(function.append_basic_block("entry"))
         sizes = [
             self._protocol.load(builder, context, field)
-            for field in ("tokens", "logit_count", "table_width", "threads")
+            for field in ("tokens", "logit_count", "table_width", "threads", "tile_count")
         ]
         rows = sizes[1] if any(str(e).startswith("L") for e in variants[0].kernel.grid_entries) else sizes[0]
         for variant in variants:
@@ -124,11 +128,12 @@ class StepDriver:
         pointers: list[ir.Value],
         sizes: list[ir.Value],
     ) -> None:
-        tokens, logit_rows, width, threads = sizes
+        tokens, logit_rows, width, threads, tiles = sizes
         total: ir.Value = i64(1)
         for entry in kernel.grid_entries:
-            total = builder.mul(total, _grid_size(builder, entry, tokens, logit_rows))
-        portions = builder.mul(threads, i64(CLAIMS_PER_THREAD))
+            total = builder.mul(total, _grid_size(builder, entry, tokens, logit_rows, tiles))
+        claims = CLAIMS_OF_TILES if "Q" in kernel.grid_entries else CLAIMS_PER_THREAD
+        portions = builder.mul(threads, i64(claims))
         portion = builder.udiv(builder.add(total, builder.sub(portions, i64(1))), portions)
         portion = builder.select(builder.icmp_signed("<", portion, i64(1)), i64(1), portion)
         counters = self._protocol.load(builder, context, "counters")
@@ -148,11 +153,13 @@ class StepDriver:
         builder.position_at_end(done)
 
 
-def _grid_size(builder: ir.IRBuilder, entry: str | int, tokens: ir.Value, logit_rows: ir.Value) -> ir.Value:
+def _grid_size(
+    builder: ir.IRBuilder, entry: str | int, tokens: ir.Value, logit_rows: ir.Value, tiles: ir.Value
+) -> ir.Value:
     if isinstance(entry, int):
         return i64(entry)
     symbol, _, divisor = entry.partition("/")
-    value = tokens if symbol == "T" else logit_rows
+    value = {"T": tokens, "L": logit_rows, "Q": tiles}[symbol]
     if not divisor:
         return value
     return builder.udiv(builder.add(value, i64(int(divisor) - 1)), i64(int(divisor)))

@@ -10,6 +10,7 @@ from llvmlite import ir
 from tessera_compiler.module import CompiledTarget
 from tessera_compiler.targets.cpu.kernel_lowering import KernelLowering
 from tessera_compiler.targets.cpu.object_code import CPU_CLASSES, CpuClass, compile_ir
+from tessera_compiler.targets.cpu.probes import PROBE, add_probe
 from tessera_compiler.targets.cpu.step_driver import StepDriver
 from tessera_compiler.targets.cpu.step_protocol import EXPORTS, StepProtocol
 from tessera_compiler.targets.cpu.vector_math import VectorMath
@@ -17,6 +18,8 @@ from tessera_compiler.targets.program import ABI
 from tessera_compiler.tile.lowering.lower import LoweredGroup, LoweredProgram
 
 CLASSES = tuple(CPU_CLASSES)
+SYMBOLS = (*EXPORTS, PROBE)
+"""All that an object exports."""
 
 
 def compile_cpu(
@@ -25,11 +28,15 @@ def compile_cpu(
     texts = {name: emit_module(description, lowered, CPU_CLASSES[name]) for name in classes}
     with ThreadPoolExecutor() as pool:
         objects = dict(
-            zip(classes, pool.map(lambda name: compile_ir(texts[name], CPU_CLASSES[name]), classes), strict=True)
+            zip(
+                classes,
+                pool.map(lambda name: compile_ir(texts[name], CPU_CLASSES[name], SYMBOLS), classes),
+                strict=True,
+            )
         )
     program = dict(description)
     program["target"] = "cpu"
-    program["exports"] = list(EXPORTS)
+    program["exports"] = list(SYMBOLS)
     program["groups"] = {
         name: {"kind": group.kind, "tuned": group.tuned, "source": group.source}
         for name, group in lowered.groups.items()
@@ -57,6 +64,7 @@ def emit_module(description: dict[str, Any], lowered: LoweredProgram, cpu_class:
     protocol = StepProtocol(module, cpu_class.machine)
     body = StepDriver(protocol, kernels, cpu_class.name).emit(description, lowered)
     protocol.finish(body, ABI)
+    add_probe(module, cpu_class)
     return str(module)
 
 

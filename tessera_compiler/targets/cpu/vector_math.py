@@ -12,6 +12,7 @@ over random pairs:
 | function        | error | on              | notes                                                     |
 |-----------------|-------|-----------------|-----------------------------------------------------------|
 | exp             | 0.89  | all numbers     | 0 below -103.98 after subnormals, infinite above 88.7228  |
+| exp2            | 1.5   | -126.5 to 127.5 | 0 below, infinite above                                   |
 | expm1           | 1.6   | all numbers     |                                                           |
 | log             | 0.84  | all numbers     | -infinity at 0, NaN below                                 |
 | tanh            | 1.5   | all numbers     | exactly odd                                               |
@@ -64,6 +65,7 @@ _EXPONENT_BIAS = 127
 
 # Minimax polynomials, lowest power first.
 _EXP = (0.4999999403953552, 0.1666651964187622, 0.04166840761899948, 0.008368921466171741, 0.0013814173871651292)
+_EXP2 = (0.6931470036506653, 0.24022242426872253, 0.05550733581185341, 0.009671512991189957, 0.001326472731307149)
 _EXPM1 = (0.4999999701976776, 0.1666654199361801, 0.04166720435023308, 0.008366713300347328, 0.001388248521834612)
 _LOG1P = (
     0.3333331346511841,
@@ -271,6 +273,14 @@ def _exp(lanes: _Lanes, value: ir.Value) -> ir.Value:
     return lanes.multiply(scaled, lanes.power_of_two(lanes.integer("sub", count, half)))
 
 
+def _exp2(lanes: _Lanes, value: ir.Value) -> ir.Value:
+    value = lanes.at_least(lanes.at_most(value, 128.0), -127.0)
+    shifted = lanes.add(value, _ROUNDER + _EXPONENT_BIAS)
+    rest = lanes.subtract(value, lanes.subtract(shifted, _ROUNDER + _EXPONENT_BIAS))
+    scale = lanes.from_bits(lanes.integer("shl", lanes.bits(shifted), 23))
+    return lanes.multiply(lanes.polynomial(rest, (1.0, *_EXP2)), scale)
+
+
 def _expm1_of_reduced(lanes: _Lanes, rest: ir.Value) -> ir.Value:
     return lanes.fma(lanes.multiply(rest, rest), lanes.polynomial(rest, _EXPM1), rest)
 
@@ -450,6 +460,7 @@ _BODIES: dict[str, Callable[[_Lanes, ir.Value], ir.Value]] = {
     "cos": lambda lanes, value: _sine_wave(lanes, value, 1),
     "erf": _erf,
     "exp": _exp,
+    "exp2": _exp2,
     "expm1": _expm1,
     "floor": lambda lanes, value: lanes.floor(value),
     "gelu": _gelu,

@@ -13,20 +13,28 @@ from xdsl.ir import Block, Operation, SSAValue
 from tessera_compiler.tile import dialect
 
 
-def grid_size(entry: str | int, tokens: int, logit_rows: int) -> int:
-    """The number of instances along one grid axis: an integer, `T`, `L`, `T/m` or `L/m` (rounded up)."""
+def grid_size(entry: str | int, tokens: int, logit_rows: int, tiles: int = 0, singles: int = 0, chunks: int = 1) -> int:
+    """The number of instances along one grid axis: an integer, `Q`, `D`, `C`, `T`, `L`, `T/m` or `L/m` (rounded up)."""
     if isinstance(entry, int):
         return entry
     symbol, _, divisor = entry.partition("/")
-    count = {"T": tokens, "L": logit_rows}[symbol]
+    count = {"T": tokens, "L": logit_rows, "Q": tiles, "D": singles, "C": chunks}[symbol]
     return -(-count // int(divisor or 1))
 
 
 def run_kernel(
-    kernel: dialect.KernelOp, buffers: Sequence[NDArray[Any]], *, tokens: int, logit_rows: int = 0, table_width: int = 0
+    kernel: dialect.KernelOp,
+    buffers: Sequence[NDArray[Any]],
+    *,
+    tokens: int,
+    logit_rows: int = 0,
+    table_width: int = 0,
+    tiles: int = 0,
+    singles: int = 0,
+    chunks: int = 1,
 ) -> None:
     """Runs all instances of a kernel, in order; stores change `buffers` in place."""
-    sizes = [grid_size(entry, tokens, logit_rows) for entry in kernel.grid_entries]
+    sizes = [grid_size(entry, tokens, logit_rows, tiles, singles, chunks) for entry in kernel.grid_entries]
     block = kernel.body.block
     arguments = [*buffers, tokens, logit_rows, table_width]
     for program in itertools.product(*[range(size) for size in sizes]):
@@ -57,7 +65,7 @@ def _run_loop(loop: dialect.ForOp, values: dict[SSAValue, Any], program: tuple[i
 def _run_operation(operation: Operation, values: dict[SSAValue, Any], program: tuple[int, ...]) -> None:
     if isinstance(operation, dialect.ProgramIdOp):
         values[operation.result] = program[operation.axis.value.data]
-    elif isinstance(operation, dialect.TileOperation | dialect.StoreOp):
+    elif isinstance(operation, dialect.TileOperation | dialect.StoreOp | dialect.StorePanelOp | dialect.StoreBlockOp):
         results = operation.evaluate(*[values[operand] for operand in operation.operands])
         values.update(zip(operation.results, results, strict=True))
     elif not isinstance(operation, dialect.ReturnOp):

@@ -13,6 +13,7 @@ from tessera_compiler.graph import dialect as graph
 from tessera_compiler.graph.types import DYNAMIC, type_of
 from tessera_compiler.module import CompiledTarget
 from tessera_compiler.schedule import dialect as schedule
+from tessera_compiler.targets.program import TILES
 from tessera_compiler.tile.lowering.lower import LoweredProgram
 
 _NOT_MEANING = ("module", "layer_output")
@@ -23,6 +24,10 @@ def compile_reference(
 ) -> CompiledTarget:
     program = dict(description)
     program["target"] = "reference"
+    program["launches"] = [
+        {**launch, "args": [argument for argument in launch["args"] if argument != f"input:{TILES}"]}
+        for launch in description.get("launches", ())
+    ]
     described: dict[str, Any] = {}
     for group, name in zip(groups, lowered.names, strict=True):
         if name not in described:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xdsl.dialects.builtin import MemRefType
 from xdsl.ir import Attribute, BlockArgument, Operation, SSAValue
@@ -12,9 +12,13 @@ from tessera_compiler.errors import UnsupportedOperation
 from tessera_compiler.graph import dialect as graph
 from tessera_compiler.graph.types import rows_of, type_of
 from tessera_compiler.schedule import dialect as schedule
-from tessera_compiler.schedule.physical import BLOCK_TOKENS, buffer_of, input_buffer, is_input, weight_buffer
+from tessera_compiler.schedule.physical import BLOCK_TOKENS, LINE, buffer_of, input_buffer, is_input, weight_buffer
 from tessera_compiler.schedule.views import View, row_shape
+from tessera_compiler.tile.panels import LANES
 from tessera_compiler.tile.types import BYTES, buffer_type
+
+CACHE_PACKED = {"f32": 1, "bf16": 2}
+"""How deep the panels of a cache are, by its element."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,20 @@ class CacheLayer:
     element: str
     key_offset: int
     value_offset: int
+
+    @property
+    def packed(self) -> int:
+        """How many neighbours of the axis that is summed over lie side by side."""
+        return CACHE_PACKED[self.element]
+
+    @property
+    def key_elements(self) -> int:
+        """From one head's keys in a block to the next one's."""
+        return -(-self.key_dim // self.packed) * self.packed * BLOCK_TOKENS
+
+    @property
+    def value_elements(self) -> int:
+        return -(-self.value_dim // LANES) * LANES * BLOCK_TOKENS
 
 
 @dataclass(frozen=True)
@@ -44,11 +62,12 @@ class CachePlan:
         layers, offset = [], 0
         for _, parts in sorted(shapes.items()):
             (heads, key_dim, element), (_, value_dim, _) = parts["key"], parts["value"]
+            layer = CacheLayer(heads, key_dim, value_dim, element, 0, 0)
             places = []
-            for width in (key_dim, value_dim):
+            for elements in (layer.key_elements, layer.value_elements):
                 places.append(offset)
-                offset += -(-heads * width * BLOCK_TOKENS * BYTES[element] // 64) * 64
-            layers.append(CacheLayer(heads, key_dim, value_dim, element, *places))
+                offset += -(-heads * elements * BYTES[element] // LINE) * LINE
+            layers.append(replace(layer, key_offset=places[0], value_offset=places[1]))
         return CachePlan(tuple(layers), offset)
 
     def buffer(self, element: str) -> MemRefType[Attribute]:
@@ -58,12 +77,17 @@ class CachePlan:
 
 @dataclass(frozen=True)
 class GroupArguments:
-    """The parameters of a group's kernel: its inputs, the caches it touches, its results."""
+    """The parameters of a group's kernel: its inputs, the caches it touches, the tiles of the step if it attends, its
+    results."""
 
     buffers: tuple[MemRefType[Attribute], ...]
     caches: tuple[tuple[str, int], ...]
     """(`key` or `value`, cache) for each cache parameter."""
+    layers: tuple[CacheLayer, ...]
+    """The layer of each of them."""
     inputs: int
+    tiles: bool
+    """Whether the kernel takes the program's input `tiles`."""
 
     @staticmethod
     def of(group: schedule.GroupOp, plan: CachePlan) -> GroupArguments:
@@ -76,14 +100,25 @@ class GroupArguments:
                 caches += [("key", op.cache.value.data), ("value", op.cache.value.data)]
         for _, cache in caches:
             buffers.append(plan.buffer(plan.layers[cache].element))
+        tiles = any(isinstance(op, schedule.AttendOp) for op in group.body.block.ops)
+        if tiles:
+            buffers.append(buffer_type([None], "i32"))
         buffers += [buffer_of(type_of(result)) for result in group.results_]
-        return GroupArguments(tuple(buffers), tuple(caches), len(group.inputs))
+        layers = tuple(plan.layers[cache] for _, cache in caches)
+        return GroupArguments(tuple(buffers), tuple(caches), layers, len(group.inputs), tiles)
 
     def cache_parameter(self, part: str, cache: int) -> int:
         return self.inputs + self.caches.index((part, cache))
 
+    def cache_layer(self, cache: int) -> CacheLayer:
+        return next(layer for layer, (_, each) in zip(self.layers, self.caches, strict=True) if each == cache)
+
+    @property
+    def tiles_parameter(self) -> int:
+        return self.inputs + len(self.caches)
+
     def result_parameter(self, index: int) -> int:
-        return self.inputs + len(self.caches) + index
+        return self.inputs + len(self.caches) + int(self.tiles) + index
 
 
 def _input_buffer(value: SSAValue) -> MemRefType[Attribute]:

@@ -64,10 +64,10 @@ def lower_groups(groups: list[schedule.GroupOp], classes: tuple[str, ...]) -> Lo
     names, all_arguments = [], []
     for group in groups:
         arguments = GroupArguments.of(group, plan)
-        key = _structure(group, arguments)
+        key = structure_of(group, arguments)
         if key not in by_key:
             kind = group.kind.data
-            source = _source(group)
+            source = source_of(group)
             name = f"{kind}_{sum(1 for other in lowered.values() if other.kind == kind)}"
             by_key[key] = name
             try:
@@ -93,20 +93,21 @@ def _variants(
         lower = lower_rows if group.kind.data == "rows" else lower_attention
         only = (Variant(0, lower(group, arguments, name)),)
         return dict.fromkeys(classes, only)
-    made: dict[tuple[int, int], tile.KernelOp] = {}
+    made: dict[tuple[int, int, int], tile.KernelOp] = {}
     result = {}
     for cpu_class in classes:
         variants = []
         for blocking in blockings_of(group, cpu_class):
-            shape = (blocking.rows, blocking.panels)
+            shape = (blocking.rows, blocking.panels, blocking.ahead)
             if shape not in made:
-                made[shape] = lower_linear(group, arguments, f"{name}_{shape[0]}x{shape[1] * 16}", blocking)
+                symbol = f"{name}_{shape[0]}x{shape[1] * 16}{'_ahead' * shape[2]}"
+                made[shape] = lower_linear(group, arguments, symbol, blocking)
             variants.append(Variant(blocking.max_tokens, made[shape], blocking))
         result[cpu_class] = tuple(variants)
     return result
 
 
-def _source(group: schedule.GroupOp) -> str:
+def source_of(group: schedule.GroupOp) -> str:
     """What a group computes, for people: the ops of its body and the module of the first."""
     ops = [op for op in group.body.block.ops if not isinstance(op, schedule.YieldOp)]
     modules = [str(op.attributes["module"].data) for op in ops if "module" in op.attributes]  # type: ignore[attr-defined]
@@ -114,7 +115,7 @@ def _source(group: schedule.GroupOp) -> str:
     return f"{names} ({modules[0]})" if modules else names
 
 
-def _structure(group: schedule.GroupOp, arguments: GroupArguments) -> object:
+def structure_of(group: schedule.GroupOp, arguments: GroupArguments) -> object:
     """Equal for two groups exactly when one kernel serves both."""
     numbers: dict[SSAValue, int] = {}
     for argument in group.body.block.args:

@@ -20,6 +20,7 @@ from tessera_compiler.tile.builder import KernelBuilder
 from tessera_compiler.tile.lowering.columns import Columns, Segment, common_segments
 from tessera_compiler.tile.lowering.context import GroupArguments, resolve_static, resolve_view
 from tessera_compiler.tile.lowering.elementwise import emit_elementwise, is_elementwise, scalar
+from tessera_compiler.tile.lowering.quantizing import quantize_group
 from tessera_compiler.tile.types import element_name
 
 _REDUCTIONS: dict[type[Operation], str] = {
@@ -30,10 +31,10 @@ _REDUCTIONS: dict[type[Operation], str] = {
 
 
 def lower_rows(group: schedule.GroupOp, arguments: GroupArguments, symbol: str) -> tile.KernelOp:
-    return _RowsLowering(group, arguments, symbol).run()
+    return RowsLowering(group, arguments, symbol).run()
 
 
-class _RowsLowering:
+class RowsLowering:
     def __init__(self, group: schedule.GroupOp, arguments: GroupArguments, symbol: str):
         self._group = group
         self._arguments = arguments
@@ -141,6 +142,8 @@ class _RowsLowering:
             self._values[op.result] = self._lookup(op)
         elif isinstance(op, schedule.QuantizeOp):
             self._quantize(op)
+        elif isinstance(op, schedule.PeaksOp):
+            self._peaks(op)
         elif isinstance(op, graph.RopeTableOp):
             self._rope_table(op)
         elif isinstance(op, graph.ConcatOp):
@@ -321,31 +324,40 @@ class _RowsLowering:
         group = op.group.value.data
 
         def quantize(number: SSAValue, segment: Segment) -> None:
-            columns = x.take(segment)
-            largest = builder.reduce("max", builder.unary("abs", columns))
-            zero = builder.full(0.0)
-            some = builder.compare("not_equal", largest, zero)
-            inverse = builder.select(some, builder.binary("div", builder.full(127.0), largest), zero)
-            rounded = builder.unary("round", builder.binary("mul", columns, inverse))
+            rounded, scales, totals = quantize_group(builder, x.take(segment))
             column = self._shifted(builder.constant(0), segment)
             builder.store(builder.cast(rounded, "i8"), quantized, self._row, column)
-            builder.store(builder.binary("mul", largest, 1 / 127), scale, self._row, number)
-            builder.store(builder.reduce("sum", builder.cast(rounded, "i32")), total, self._row, number)
+            builder.store(scales, scale, self._row, number)
+            builder.store(totals, total, self._row, number)
 
+        self._each_group(x, group, quantize)
+
+    def _peaks(self, op: schedule.PeaksOp) -> None:
+        builder = self._builder
+        x, peaks = self._columns(op.x), self._result_buffer(op.result)
+
+        def find(number: SSAValue, segment: Segment) -> None:
+            builder.store(builder.reduce("max", x.take(segment)), peaks, self._row, number)
+
+        self._each_group(x, op.group.value.data, find)
+
+    def _each_group(self, x: Columns, group: int, visit: Callable[[SSAValue, Segment], None]) -> None:
+        """Visits the groups of columns of a row in turn, by their number."""
+        builder = self._builder
         whole = x.width // group
         if len(x.segments) > 1 or whole <= 1:
             for number in range(-(-x.width // group)):
                 count = min(group, x.width - number * group)
-                quantize(builder.constant(number), Segment(number * group, count))
+                visit(builder.constant(number), Segment(number * group, count))
             return
 
         def body(number: SSAValue, carried: list[SSAValue]) -> list[SSAValue]:
-            quantize(number, Segment(builder.index("mul", number, group), group))
+            visit(number, Segment(builder.index("mul", number, group), group))
             return carried
 
         builder.loop(builder.constant(0), builder.constant(whole), 1, [], body)
         if x.width % group:
-            quantize(builder.constant(whole), Segment(whole * group, x.width % group))
+            visit(builder.constant(whole), Segment(whole * group, x.width % group))
 
     def _result_buffer(self, value: SSAValue) -> SSAValue:
         """Where a result is stored that the operation computing it stores itself."""
@@ -373,7 +385,7 @@ class _RowsLowering:
         """What multiplies a row reads whole groups of k: those past the end must be zero."""
         builder, type_ = self._builder, type_of(value)
         element = element_name(buffer.type)
-        packed = {"i8": 4, "bf16": 2}.get(element, 1)
+        packed = {"i8": 8, "bf16": 2}.get(element, 1)
         count = math.prod(row_shape(type_.get_shape()))
         if count % packed and not self._prefix:
             zeros = builder.full(0, (1, min(packed - count % packed, row_elements(type_) - count)), element)
@@ -391,16 +403,19 @@ class _RowsLowering:
         block = builder.load_index(self._group_input(op.block_tables), entry)
         slot = builder.index("rem", position, BLOCK_TOKENS)
         columns = self._columns(op.x)
-        head = builder.index("mul", self._indices[0], columns.width * BLOCK_TOKENS)
+        layer = self._arguments.cache_layer(cache)
+        head = builder.index("mul", self._indices[0], layer.key_elements if part == "key" else layer.value_elements)
+
+        def store(value: SSAValue, first: int, step: int) -> None:
+            along = "n" if part == "key" else "k"
+            builder.store_panel(
+                value, buffer, block, head, slot, first=first, step=step, packed=layer.packed, along=along
+            )
+
         for segment in columns.segments:
-            if part == "key":
-                place = builder.index("add", builder.index("add", head, slot), segment.first * BLOCK_TOKENS)
-                lane_step = BLOCK_TOKENS * segment.step
-            else:
-                within = builder.index("add", builder.index("mul", slot, columns.width), segment.first)
-                place = builder.index("add", head, within)
-                lane_step = segment.step
-            builder.store(columns.take(segment), buffer, block, place, lane_step=lane_step)
+            store(columns.take(segment), segment.first, segment.step)
+        if part == "key" and columns.width % layer.packed:
+            store(builder.full(0.0, (1, layer.packed - columns.width % layer.packed)), columns.width, 1)
 
 
 def _space(group: schedule.GroupOp) -> tuple[str, tuple[int, ...]]:

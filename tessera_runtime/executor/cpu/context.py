@@ -25,10 +25,16 @@ OFFSETS = {
     "threads": 112,
     "stop": 120,
     "timeline": 128,
+    "tiles": 136,
+    "tile_count": 144,
+    "rest": 152,
     "generation": 320,
     "finished": 520,
 }
 """`finished` is the `seen` field of thread 0: the last generation whose step has returned."""
+
+WORKERS, WORKER_BYTES = 512, 64
+"""Where the fields of workers lie: `parked` and `seen`."""
 
 MAX_THREADS = 64
 EVERY_LAUNCH = 1 << 62
@@ -43,6 +49,11 @@ class Context:
 
     def __setitem__(self, name: str, value: int) -> None:
         self._fields[OFFSETS[name] >> 3] = value
+
+    def forget_worker(self, worker: int) -> None:
+        """Has a worker that is not in native code wait for the step after the last, as one that served it does."""
+        at = (WORKERS + WORKER_BYTES * worker) >> 3
+        self._fields[at : at + 2] = 0, self["generation"]
 
     def __getitem__(self, name: str) -> int:
         return int(self._fields[OFFSETS[name] >> 3])

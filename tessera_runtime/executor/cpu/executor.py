@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from tessera_runtime.errors import AbiMismatch, CacheNotAllocated, InvalidRequest, ProgramInvalid, TargetUnavailable
 from tessera_runtime.executor.batch_check import check_batch
+from tessera_runtime.executor.cpu.attention_tiles import attention_tiles
 from tessera_runtime.executor.cpu.context import EVERY_LAUNCH, MAX_THREADS, Context
 from tessera_runtime.executor.cpu.memory import address_of, zeroed_memory
 from tessera_runtime.executor.cpu.native_object import NativeObject
+from tessera_runtime.executor.cpu.peaks import MachinePeaks, measure_peaks
 from tessera_runtime.executor.cpu.processor import (
     choose_class,
     machine_of_class,
@@ -23,12 +25,13 @@ from tessera_runtime.executor.cpu.processor import (
     read_processor,
     usable_cores,
 )
+from tessera_runtime.executor.cpu.timeline import Timeline
 from tessera_runtime.executor.cpu.weight_table import bind_weights
 from tessera_runtime.executor.cpu.workers import WorkerPool
-from tessera_runtime.executor.interface import ExecutorLimits, StepBatch
+from tessera_runtime.executor.interface import ExecutorLimits, Peaks, StepBatch, StepOutput
 
-_ABIS = (1,)
-_STORAGE: dict[str, np.dtype[Any]] = {"f32": np.dtype(np.float32), "bf16": np.dtype(np.uint16)}
+_ABIS = (1, 2)
+ELEMENT_BYTES = {"f32": 4, "i32": 4, "bf16": 2, "i8": 1, "u8": 1}
 
 
 class CpuExecutor:
@@ -53,7 +56,7 @@ class CpuExecutor:
             )
         self._program = program
         self._class_name = _class_of(program, object_path)
-        cores = usable_cores()
+        self._cores = cores = usable_cores()
         self._threads = min(MAX_THREADS, physical_cores(cores)) if threads is None else threads
         if not 1 <= self._threads <= MAX_THREADS:
             raise InvalidRequest(f"threads must lie in 1 to {MAX_THREADS}, not {threads}.")
@@ -76,6 +79,7 @@ class CpuExecutor:
             self._context["weights"] = address_of(self._table)
             self._context["counters"] = address_of(self._counters)
             self._context["yield"] = self._native.yield_address
+            self._context["rest"] = self._native.rest_address
             self._pool = WorkerPool(self._native, self._context, self._threads, cores)
         except BaseException:
             self._native.close()
@@ -90,6 +94,11 @@ class CpuExecutor:
     def description(self) -> str:
         return f"cpu, {self._class_name}, {self._threads} thread{'s' if self._threads > 1 else ''}"
 
+    @property
+    def cpu_class(self) -> str:
+        """The class of the program whose object runs."""
+        return self._class_name
+
     def allocate_cache(self, blocks: int) -> None:
         if blocks < 1:
             raise InvalidRequest(f"A cache has at least one block, not {blocks}.")
@@ -98,8 +107,17 @@ class CpuExecutor:
         self._context["cache"] = address_of(self._cache)
 
     def step(self, batch: StepBatch) -> NDArray[np.float32]:
+        # A copy: the arena changes with the next step.
+        return np.array(self.run(batch).logits)
+
+    def run(self, batch: StepBatch) -> StepOutput:
+        """One step whose arrays are lent (`interface.LendingExecutor`)."""
         self._run(batch, EVERY_LAUNCH)
-        return self._read_buffer(self._program["output"], batch)
+        logits = self._read_buffer(self._program["output"], batch)
+        described = self._program.get("peaks")
+        if described is None:
+            return StepOutput(logits)
+        return StepOutput(logits, Peaks(self._read_buffer(described["buffer"], batch), described["columns"]))
 
     def trace(self, batch: StepBatch) -> list[tuple[str, NDArray[np.float32]]]:
         # A buffer's memory is used again by later launches, so each layer takes a run that ends with it. What the step
@@ -107,8 +125,41 @@ class CpuExecutor:
         outputs = []
         for layer in self._program["layers"]:
             self._run(batch, layer["end"])
-            outputs.append((layer["path"], self._read_buffer(layer["buffer"], batch)))
+            outputs.append((layer["path"], np.array(self._read_buffer(layer["buffer"], batch))))
         return outputs
+
+    def profile(self, batch: StepBatch, steps: int, launches: int | None = None) -> NDArray[np.float64]:
+        """Runs a step `steps` times, after one that is not timed, and returns how many seconds each launch took,
+        [steps, launches].
+
+        A launch ends where the next begins, so the wait at a barrier counts for the launch before it. With `launches`,
+        only so many are run, and the last of them is not timed.
+        """
+        count = len(self._program["launches"])
+        limit = EVERY_LAUNCH
+        if launches is not None and launches < count:
+            count, limit = launches - 1, launches
+        timeline = Timeline(count)
+        try:
+            self._context["timeline"] = timeline.address
+            for _ in range(steps + 1):
+                self._run(batch, limit)
+                timeline.note_step()
+        finally:
+            self._context["timeline"] = 0
+        return timeline.seconds()
+
+    def raw_buffers(self, batch: StepBatch, launches: int) -> list[NDArray[np.uint8]]:
+        """Runs the first launches of a step and returns what every buffer then holds, [rows, bytes of a row]."""
+        self._run(batch, launches)
+        return [np.array(self._raw_buffer(buffer, batch)) for buffer in self._program["buffers"]]
+
+    def measure_peaks(self) -> MachinePeaks:
+        """What this machine reads and multiplies at best, on as many threads as steps have; takes about 0.3 s.
+
+        Raises TargetUnavailable if the package was made before objects could tell.
+        """
+        return measure_peaks(self._native, self._threads, self._cores)
 
     def close(self) -> None:
         if not self._closed:
@@ -139,6 +190,9 @@ class CpuExecutor:
             context["arena"] = address_of(self._arena)
         for name in ("token_ids", "positions", "sequences", "block_tables", "logit_rows"):
             context[name] = address_of(getattr(batch, name))
+        tiles = attention_tiles(batch.positions, batch.sequences)
+        context["tiles"] = address_of(tiles)
+        context["tile_count"] = len(tiles)
         context["table_width"] = batch.block_tables.shape[1]
         context["tokens"] = tokens
         context["logit_count"] = rows
@@ -147,27 +201,29 @@ class CpuExecutor:
         self._pool.run()
 
     def _read_buffer(self, index: int, batch: StepBatch) -> NDArray[np.float32]:
-        """A copy of a buffer as float32 [rows, elements of a row]."""
+        """A buffer as float32 [rows, elements of a row]: where it can be, the arena itself."""
         buffer = self._program["buffers"][index]
+        if buffer["dtype"] not in ("f32", "bf16"):
+            raise ProgramInvalid(
+                f"The buffer {buffer['name']!r} is of dtype {buffer['dtype']!r}, which is not read back."
+            )
+        values = self._raw_buffer(buffer, batch)
+        if buffer["dtype"] == "bf16":
+            widened: NDArray[np.uint32] = values.view(np.uint16).astype(np.uint32) << np.uint32(16)
+            return widened.view(np.float32)
+        return values.view(np.float32)
+
+    def _raw_buffer(self, buffer: Mapping[str, Any], batch: StepBatch) -> NDArray[np.uint8]:
+        """The bytes that a buffer's rows hold, without their padding, where they lie in the arena."""
         tokens, logit_rows = len(batch.token_ids), len(batch.logit_rows)
         rows = {"T": tokens, "L": logit_rows}[buffer["rows"]]
         offset = buffer["offset"]
         start = offset["bytes"] + offset["tokens"] * tokens + offset["logit_rows"] * logit_rows
-        storage = _STORAGE.get(buffer["dtype"])
-        if storage is None:
-            raise ProgramInvalid(
-                f"The buffer {buffer['name']!r} is of dtype {buffer['dtype']!r}, which is not read back."
-            )
-        width = 1
+        width = ELEMENT_BYTES[buffer["dtype"]]
         for extent in buffer["shape"]:
             width *= 1 if isinstance(extent, str) else extent
         raw = self._arena[start : start + rows * buffer["row_bytes"]].reshape(rows, buffer["row_bytes"])
-        values = np.ascontiguousarray(raw[:, : width * int(storage.itemsize)])
-        if buffer["dtype"] == "bf16":
-            widened: NDArray[np.uint32] = values.view(np.uint16).astype(np.uint32) << np.uint32(16)
-            return widened.view(np.float32)
-        # A copy even where every row is as long as its buffer's: the arena changes with the next step.
-        return np.array(values.view(np.float32))
+        return raw[:, :width]
 
 
 def open_cpu_executor(

@@ -1,4 +1,4 @@
-"""A checked shared object in memory, and its four functions.
+"""A checked shared object in memory, and its functions.
 
 The file is mapped as it lies and never handed to the system's loader: what was checked is what runs, and no rule of a
 loader (search paths, preloads, constructors, relocation) applies. Code is mapped from the file, never written, so this
@@ -18,6 +18,8 @@ from tessera_runtime.errors import AbiMismatch, NativeLoadFailed, TargetUnavaila
 from tessera_runtime.executor.cpu.object_check import check_object
 
 EXPORTS = ("tessera_abi", "tessera_begin", "tessera_step", "tessera_worker")
+PROBE = "tessera_probe"
+"""An export that objects of earlier versions do not have."""
 
 _FIXED = 0x10  # MAP_FIXED
 _FAILED = ctypes.c_void_p(-1).value
@@ -27,6 +29,7 @@ _ABI = ctypes.PYFUNCTYPE(ctypes.c_int64)
 _BEGIN = ctypes.PYFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)
 _STEP = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _WORKER = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+_PROBE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
 
 
 class NativeObject:
@@ -73,6 +76,8 @@ class NativeObject:
         self.begin = _BEGIN(addresses["tessera_begin"])
         self.step = _STEP(addresses["tessera_step"])
         self.worker = _WORKER(addresses["tessera_worker"])
+        self.probe = _PROBE(self._base + found.symbols[PROBE]) if PROBE in found.symbols else None
+        self.rest_address = int(ctypes.cast(self._libc.usleep, ctypes.c_void_p).value or 0)
         self.yield_address = int(ctypes.cast(self._libc.sched_yield, ctypes.c_void_p).value or 0)
 
     def require_abi(self, abi: int) -> None:

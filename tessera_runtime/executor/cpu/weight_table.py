@@ -11,8 +11,13 @@ from numpy.typing import NDArray
 from tessera_runtime.errors import ProgramInvalid, WeightsInvalid
 from tessera_runtime.executor.cpu.memory import ALIGNMENT, address_of
 
-_DTYPES: dict[str, np.dtype[Any]] = {"f32": np.dtype(np.float32), "bf16": np.dtype(np.uint16), "u8": np.dtype(np.uint8)}
-_PANEL_DEPTHS = {"panels_k1": 1, "panels_k2": 2, "panels_k4": 4}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "f32": np.dtype(np.float32),
+    "bf16": np.dtype(np.uint16),
+    "u8": np.dtype(np.uint8),
+    "u4": np.dtype(np.uint8),
+}
+_PANEL_DEPTHS = {"panels_k1": 1, "panels_k2": 2, "panels_k4": 4, "panels_k8": 8}
 
 
 def physical_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
@@ -26,7 +31,8 @@ def physical_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
     rows, columns = shape
     panels = _round_up(rows, 64 if rows > 256 else 16) // 16
     depth = _PANEL_DEPTHS[layout]
-    return (panels, columns, 16) if depth == 1 else (panels, -(-columns // depth), 16, depth)
+    # Eight numbers of four bits lie in four bytes.
+    return (panels, columns, 16) if depth == 1 else (panels, -(-columns // depth), 16, min(depth, 4))
 
 
 def bind_weights(

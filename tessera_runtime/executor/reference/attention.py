@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from tessera_runtime.executor.reference.cache import CachePart
-from tessera_runtime.executor.reference.numbers import STORED_AS, Array
+from tessera_runtime.executor.reference.numbers import STORED_AS, Array, narrow, widen
 from tessera_runtime.executor.reference.operation import Call, Operation, is_integer, is_number
 
 _SCORES_AT_ONCE = 1 << 24
@@ -62,17 +63,27 @@ def _attend_one(
             _attend_one(call, query, positions, table, keys, values, token[None], result)
         return
     count, shared = len(tokens), query.shape[1] // heads
-    grouped = query[tokens].reshape(count, heads, shared, -1).transpose(1, 2, 0, 3)
+    scale = call.attributes["scale"] * (1.0 if softcap else math.log2(math.e))
+    grouped = (
+        _rounded(query[tokens] * np.float32(scale), keys.element)
+        .reshape(count, heads, shared, -1)
+        .transpose(1, 2, 0, 3)
+    )
     context = keys.read(table, start, end).transpose(0, 2, 1)
-    scores = (grouped.reshape(heads, shared * count, -1) @ context) * np.float32(call.attributes["scale"])
+    scores = grouped.reshape(heads, shared * count, -1) @ context
     if softcap:
-        scores = np.float32(softcap) * np.tanh(scores / np.float32(softcap))
+        scores = np.float32(softcap * math.log2(math.e)) * np.tanh(scores / np.float32(softcap))
     distance = places[:, None] - np.arange(start, end)
     visible = (distance >= 0) & (distance < window) if window else distance >= 0
     scores = np.where(np.tile(visible, (shared, 1)), scores, np.float32(-np.inf))
-    raised = np.exp(scores - np.max(scores, axis=-1, keepdims=True))
+    raised = _rounded(np.exp2(scores - np.max(scores, axis=-1, keepdims=True)), keys.element)
     attended = (raised @ contents) / np.sum(raised, axis=-1, keepdims=True)
     result[tokens] = attended.reshape(heads, shared, count, -1).transpose(2, 0, 1, 3).reshape(count, query.shape[1], -1)
+
+
+def _rounded(values: Array, element: str) -> Array:
+    """What a product with numbers of the cache takes: values as the cache would hold them."""
+    return widen(narrow(values)) if element == "bf16" else values
 
 
 def _is_element(value: Any) -> bool:

@@ -26,7 +26,7 @@ STORED_AS: dict[str, np.dtype[Any]] = {"f32": np.dtype(np.float32), "bf16": np.d
 """The element types of the KV cache."""
 
 ZERO_POINT = 128
-"""What stands for zero in a quantized weight."""
+"""What stands for zero in a weight of eight bits."""
 
 
 def round_to_bfloat16(values: Array) -> Array:

@@ -13,6 +13,10 @@ _EXACT_COLUMNS = 1024
 order."""
 
 
+_ZERO_PARTS = 16
+"""Zeros of groups are in sixteenths."""
+
+
 def _round(call: Call, x: Array) -> tuple[Array, ...]:
     return (round_to_bfloat16(x),)
 
@@ -32,27 +36,44 @@ def _quantize(call: Call, x: Array) -> tuple[Array, ...]:
     return quantized.reshape(*x.shape[:-1], -1)[..., :width], scale, total
 
 
+def _peaks(call: Call, x: Array) -> tuple[Array, ...]:
+    return (np.maximum.reduceat(x, np.arange(0, x.shape[-1], call.attributes["group"]), axis=-1),)
+
+
 def _matmul(call: Call, x: Array, weight: Weight, *quantization: Array) -> tuple[Array, ...]:
-    quantized = "group" in call.attributes
-    if len(quantization) != (3 if quantized else 0) or (weight.dtype == "u8") != quantized:
+    group = call.attributes.get("group")
+    if len(quantization) != {"u8": 3, "u4": 5}.get(weight.dtype, 0) or (group is not None) != bool(quantization):
         raise ValueError(f"no product of {x.dtype} and {weight.dtype} with {2 + len(quantization)} operands")
     result = np.empty((*x.shape[:-1], weight.shape[0]), np.float32)
     for start, rows in weight.blocks():
-        product = _grouped_product(x, rows, quantization[0], call.attributes["group"]) if quantized else x @ rows.T
-        result[..., start : start + len(rows)] = product
-    # Weights arrive centred on zero, so the sums of x, which the zero point is taken off with, are not needed.
-    return (result * quantization[2] if quantized else result,)
+        block = slice(start, start + len(rows))
+        if group is None:
+            result[..., block] = x @ rows.T
+        else:
+            parts = [part[block] for part in quantization[3:]]
+            result[..., block] = _grouped_product(x, rows, quantization[0], quantization[1], group, parts)
+    return (result * quantization[2] if quantization else result,)
 
 
-def _grouped_product(x: Array, rows: Array, scale: Array, group: int) -> Array:
-    """`x @ rows.T`, group of columns by group of columns, each exact and then scaled."""
-    if scale.shape[-1] != -(-rows.shape[1] // group):
+def _grouped_product(x: Array, rows: Array, scale: Array, total: Array, group: int, parts: list[Array]) -> Array:
+    """`x @ rows.T`, group of columns by group of columns, each exact and then scaled.
+
+    `parts` are the scales and zeros of the groups of `rows`, where they have some; if not, rows arrive centred on zero,
+    so that `total` is not needed.
+    """
+    count = -(-rows.shape[1] // group)
+    if scale.shape[-1] != count:
         raise ValueError(f"{rows.shape[1]} columns in groups of {group} do not have {scale.shape[-1]} scales")
+    if any(part.shape != (len(rows), count) for part in parts):
+        raise ValueError(f"{rows.shape} weights in groups of {group} have other scales and zeros than {count} a row")
     result = np.zeros((*x.shape[:-1], len(rows)), np.float32)
-    for index in range(scale.shape[-1]):
+    for index in range(count):
         columns = slice(index * group, (index + 1) * group)
         exact = _exact_product(x[..., columns], rows[:, columns])
-        result += exact.astype(np.float32) * scale[..., index : index + 1]
+        if parts:
+            exact = exact - total[..., index : index + 1] * (parts[1][:, index].astype(np.float64) / _ZERO_PARTS)
+        scaled = exact.astype(np.float32) * scale[..., index : index + 1]
+        result += scaled * parts[0][:, index] if parts else scaled
     return result
 
 
@@ -79,6 +100,7 @@ _GROUP = {"group": lambda value: is_integer(value) and value > 0}
 OPERATIONS: dict[str, Operation] = {
     "schedule.round": Operation(_round),
     "schedule.quantize": Operation(_quantize, attributes=_GROUP, results=3),
-    "schedule.matmul": Operation(_matmul, least=2, most=5, optional=_GROUP, weights=(1,)),
+    "schedule.peaks": Operation(_peaks, attributes=_GROUP),
+    "schedule.matmul": Operation(_matmul, least=2, most=7, optional=_GROUP, weights=(1,)),
     "schedule.lookup": Operation(_lookup, least=2, most=3, attributes={"offset": is_integer}, weights=(1,)),
 }

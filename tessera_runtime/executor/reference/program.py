@@ -11,7 +11,7 @@ from tessera_runtime.executor.interface import ExecutorLimits
 from tessera_runtime.executor.reference.body import Body, parse_body
 from tessera_runtime.executor.reference.numbers import STORED_AS
 
-ABIS = (1,)
+ABIS = (1, 2)
 _INPUTS = ("token_ids", "positions", "sequences", "block_tables", "logit_rows")
 
 

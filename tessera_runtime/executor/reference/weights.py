@@ -15,6 +15,7 @@ _STORAGE: dict[str, np.dtype[Any]] = {
     "f32": np.dtype(np.float32),
     "bf16": np.dtype(np.uint16),
     "u8": np.dtype(np.uint8),
+    "u4": np.dtype(np.uint8),
 }
 _PANEL = 16
 _BLOCK_ELEMENTS = 1 << 22
@@ -39,7 +40,8 @@ class UnpackedMemory:
 
 
 class Weight:
-    """One tensor of `program.weights`: logical rows as float32; those of `u8` are `w - 128`, not yet scaled."""
+    """One tensor of `program.weights`: logical rows as float32; those of `u8` are `w - 128`, not yet scaled, but for
+    what belongs to the groups of `u4`, which is as it is stored."""
 
     def __init__(self, description: Mapping[str, Any], stored: Array, memory: UnpackedMemory) -> None:
         """`stored` has the physical shape of the layout. Raises ProgramInvalid or WeightsInvalid."""
@@ -53,6 +55,10 @@ class Weight:
         if storage is None:
             raise ProgramInvalid(f"The weight {self.name!r} is of dtype {self.dtype!r}, which programs do not have.")
         physical = physical_shape(self.shape, self._layout)
+        if (self.dtype == "u4") != (self._layout == "panels_k8"):
+            raise ProgramInvalid(
+                f"The weight {self.name!r} is {self.dtype} in {self._layout}, which programs do not have."
+            )
         if stored.dtype != storage or stored.shape != physical:
             raise WeightsInvalid(
                 f"The program needs the tensor {self.name!r} as {storage} {list(physical)}, and the package has it as "
@@ -95,7 +101,7 @@ class Weight:
         if self._layout == "rows":
             return self._as_float(self._stored[numbers, :columns])
         picked = self._stored[numbers // _PANEL, :, numbers % _PANEL]
-        return self._as_float(picked.reshape(len(numbers), -1)[:, :columns])
+        return self._as_float(self._numbers(picked.reshape(len(numbers), -1))[:, :columns])
 
     def _unpack(self, start: int, stop: int) -> Array:
         """Rows start..stop; `start` is a multiple of 16."""
@@ -105,14 +111,22 @@ class Weight:
         panels = self._stored[start // _PANEL : -(-stop // _PANEL)]
         # [panel, k, n, k within its packet] (the last is 1 for panels_k1) becomes [panel, n, k].
         packets = panels.reshape(len(panels), panels.shape[1], _PANEL, -1).transpose(0, 2, 1, 3)
-        rows = packets.reshape(len(panels) * _PANEL, -1)
+        rows = self._numbers(packets.reshape(len(panels) * _PANEL, -1))
         return self._as_float(rows[: stop - start, :columns])
+
+    def _numbers(self, stored: Array) -> Array:
+        """[n, 4 * ceil(K/8)] bytes of `panels_k8` as [n, K] numbers; of other layouts what they are."""
+        if self._layout != "panels_k8":
+            return stored
+        fours = stored.reshape(len(stored), -1, 1, 4)
+        return np.concatenate([fours & 15, fours >> 4], axis=2).reshape(len(stored), -1)
 
     def _as_float(self, stored: Array) -> Array:
         if self.dtype == "bf16":
             return widen(stored)
         values = stored.astype(np.float32)
-        return values - np.float32(ZERO_POINT) if self.dtype == "u8" else values
+        # What belongs to groups of columns lies in panels_k1 and is not centred.
+        return values - np.float32(ZERO_POINT) if self.dtype == "u8" and self._layout != "panels_k1" else values
 
 
 def bind_weights(

@@ -1,0 +1,1 @@
+"""Measurements against other engines. See README.md."""

@@ -1,0 +1,33 @@
+"""Multiply-adds and bytes of a model, from its configuration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from benchmarks.cpu.results import Shape
+
+
+def shape_of(checkpoint: Path, cache_bytes: int = 2) -> Shape:
+    """Of a decoder with grouped heads and a gated feed-forward; `cache_bytes` is the size of a cached number."""
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    width = config.get("head_dim") or hidden // heads
+    narrow = config["num_key_value_heads"] * width
+    attention = 2 * hidden * heads * width + 2 * hidden * narrow
+    layers = config["num_hidden_layers"]
+    return Shape(
+        layer_multiply_adds=layers * (attention + 3 * hidden * config["intermediate_size"]),
+        head_multiply_adds=hidden * config["vocab_size"],
+        context_bytes=2 * layers * narrow * cache_bytes,
+    )
+
+
+def bytes_per_second(rate: float, weights: int, shape: Shape, context: float) -> float:
+    """What one user's decode reads: all weights and the cache of `context` tokens for every token."""
+    return rate * (weights + shape.context_bytes * context)
+
+
+def multiply_adds_per_second(rate: float, tokens: int, shape: Shape) -> float:
+    """Of the matrices in a prefill whose head is computed for the last token only; attention is not counted."""
+    return rate / tokens * (tokens * shape.layer_multiply_adds + shape.head_multiply_adds)

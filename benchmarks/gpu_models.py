@@ -1,0 +1,221 @@
+"""The models that GPUs are measured with: their shapes, compiled where there is a compiler, with random weights where
+there is a GPU. Speed does not need sense.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tessera_runtime.executor.gpu.program import GpuProgram, read_program
+
+_QWEN3: dict[str, Any] = {
+    "model_type": "qwen3",
+    "head_dim": 128,
+    "num_key_value_heads": 8,
+    "vocab_size": 151936,
+    "max_position_embeddings": 40960,
+    "rope_theta": 1000000.0,
+    "rms_norm_eps": 1e-06,
+    "hidden_act": "silu",
+}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "qwen3-0.6b": {
+        **_QWEN3,
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "tie_word_embeddings": True,
+    },
+    "qwen2.5-1.5b": {
+        "model_type": "qwen2",
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "max_position_embeddings": 32768,
+        "rope_theta": 1000000.0,
+        "rms_norm_eps": 1e-06,
+        "hidden_act": "silu",
+        "tie_word_embeddings": True,
+    },
+    "qwen3-8b": {
+        **_QWEN3,
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "tie_word_embeddings": False,
+    },
+}
+CONSTANTS = "constants.json"
+TINY = "qwen3-tiny"
+"""For tests of numbers; nobody is interested in its speed."""
+CONFIGS[TINY] = {
+    **_QWEN3,
+    "hidden_size": 256,
+    "intermediate_size": 640,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "vocab_size": 1000,
+    "tie_word_embeddings": False,
+}
+MEASURED = ("qwen3-0.6b", "qwen2.5-1.5b", "qwen3-8b")
+MAX_MODEL_LEN = 4096
+MAX_TOKENS = 4096
+_BLOCK = 4 << 20
+_SCALE = 0.02
+BITS: dict[str, Any] = {"bf16": np.uint16, "f16": np.float16, "f32": np.float32, "u8": np.uint8, "i8": np.int8}
+
+
+@dataclass(frozen=True)
+class GpuModel:
+    """A compiled model without weights: a folder with program.json, its code objects and config.json."""
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+    raw: dict[str, Any]
+    program: GpuProgram
+
+    @classmethod
+    def read(cls, folder: Path) -> GpuModel:
+        raw = json.loads((folder / "program.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return cls(folder.name, folder, config, raw, read_program(raw))
+
+    @property
+    def layers(self) -> int:
+        return int(self.config["num_hidden_layers"])
+
+    @property
+    def step_bytes(self) -> int:
+        """Of weights that every step reads: all but tables that are only looked up."""
+        read = {
+            argument.index
+            for launch in self.program.launches
+            if all(each.name != "token_ids" for each in launch.arguments)
+            for argument in launch.arguments
+            if argument.kind == "weight"
+        }
+        return sum(self.program.weights[index].size for index in read)
+
+    @property
+    def bytes_per_position(self) -> float:
+        """Of the cache, what one position takes in all layers."""
+        return self.program.cache.bytes_per_block / self.program.cache.block_tokens
+
+    @property
+    def matrix_elements(self) -> int:
+        """Multiply-adds of one token, the head's included."""
+        return sum(
+            int(np.prod(self.raw["weights"][argument.index]["shape"]))
+            for launch in self.program.launches
+            for argument in launch.arguments
+            if argument.kind == "weight"
+            and len(self.raw["weights"][argument.index]["shape"]) == 2
+            and all(each.name != "token_ids" for each in launch.arguments)
+        )
+
+
+class RandomSource:
+    """Implements `weights.WeightSource`: the same numbers for the same seed, made as fast as they are copied."""
+
+    def __init__(self, model: GpuModel, seed: int) -> None:
+        self._entries = {entry["name"]: entry for entry in model.raw["weights"]}
+        # Tables that belong to the model, as those of rotary positions, are what they are.
+        self._constants = {
+            name: np.frombuffer(base64.b64decode(text), np.uint8)
+            for name, text in json.loads((model.folder / CONSTANTS).read_text(encoding="utf-8")).items()
+        }
+        random = np.random.default_rng(seed)
+        normal = (random.standard_normal(_BLOCK, np.float32) * _SCALE).astype(np.float32)
+        self._blocks: dict[str, NDArray[np.uint8]] = {
+            "bf16": (normal.view(np.uint32) >> np.uint32(16)).astype(np.uint16).view(np.uint8),
+            "f16": normal.astype(np.float16).view(np.uint8),
+            "f32": normal.view(np.uint8),
+            "u8": random.integers(0, 256, 2 * _BLOCK, np.uint8),
+        }
+
+    def size(self, name: str) -> int:
+        return int(self._entries[name]["bytes"])
+
+    def read_into(self, target: NDArray[np.uint8], name: str, start: int) -> None:
+        entry = self._entries[name]
+        if name in self._constants:
+            target[:] = self._constants[name][start : start + len(target)]
+            return
+        if len(entry["shape"]) < 2 or "scale" in name:
+            # Norms multiply by one, biases add nothing, scales keep products small.
+            value = 1.0 if "norm" in name else _SCALE / 128 if "scale" in name else 0.0
+            self._fill(target, entry["dtype"], value)
+            return
+        block = self._blocks[entry["dtype"] if entry["dtype"] in self._blocks else "u8"]
+        offset = (zlib.crc32(name.encode()) * 64 + start) % len(block)
+        done = 0
+        while done < len(target):
+            piece = block[offset : offset + len(target) - done]
+            target[done : done + len(piece)] = piece
+            done += len(piece)
+            offset = 0
+
+    @staticmethod
+    def _fill(target: NDArray[np.uint8], dtype: str, value: float) -> None:
+        if dtype == "bf16":
+            pattern = (np.full(1, value, np.float32).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+        else:
+            pattern = np.full(1, value, BITS.get(dtype, np.uint8))
+        raw = pattern.view(np.uint8)
+        target[:] = np.tile(raw, -(-len(target) // len(raw)))[: len(target)]
+
+
+def _stored(constant: NDArray[np.float32], size: int) -> bytes:
+    """A constant in the layout `rows`: rows of whole 16 elements, and zeros to the end."""
+    rows = constant.reshape(-1, constant.shape[-1]) if constant.ndim > 1 else constant.reshape(1, -1)
+    padded = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 16))).astype(np.float32).tobytes()
+    return padded.ljust(size, b"\0")
+
+
+def prepare(name: str, target: str, folder: Path, dtype: str = "bf16") -> int:
+    """Compiles a model into `folder`/NAME, for `run` on a machine that has the GPU; returns the bytes of its code."""
+    from transformers import AutoConfig
+
+    from tessera_compiler.device_driver import DeviceOptions, compile_for_devices
+    from tessera_compiler.frontends.huggingface import import_model
+    from tessera_compiler.graph.pipeline import simplify
+    from tessera_compiler.targets.program import ProgramLimits
+
+    config = CONFIGS[name]
+    imported = import_model(AutoConfig.for_model(**config), MAX_MODEL_LEN)
+    simplify(imported.module)
+    limits = ProgramLimits(MAX_TOKENS, MAX_MODEL_LEN, imported.vocab_size)
+    options = DeviceOptions((target,), dtype, limits)
+    compiled_all = compile_for_devices(imported.module, options)
+    compiled = compiled_all.targets[0]
+    place = folder / name
+    place.mkdir(parents=True, exist_ok=True)
+    for file, data in compiled.files.items():
+        (place / file).write_bytes(data)
+    (place / "program.json").write_text(json.dumps(compiled.program), encoding="utf-8")
+    (place / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    recipes = {recipe.name: [*recipe.sources] for recipe in compiled_all.weights}
+    (place / "recipes.json").write_text(json.dumps(recipes), encoding="utf-8")
+    constants = {
+        recipe.name: base64.b64encode(_stored(recipe.constant, entry["bytes"])).decode()
+        for recipe, entry in zip(compiled_all.weights, compiled.program["weights"], strict=True)
+        if recipe.constant is not None
+    }
+    (place / CONSTANTS).write_text(json.dumps(constants), encoding="utf-8")
+    return sum(map(len, compiled.files.values()))

@@ -1,0 +1,1 @@
+"""Runs on this machine what the compiler wants to have timed."""

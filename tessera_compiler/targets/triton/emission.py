@@ -1,0 +1,380 @@
+"""Writes a Tile IR kernel as Triton source that a person can read: one statement for each op, in order.
+
+Triton's tiles have powers of two as extents, so a tile is padded to the next one: loads put zeros there, stores leave
+it out, reductions put their identity in its place first. What lies in the padding otherwise is not defined.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from xdsl.dialects.builtin import MemRefType
+from xdsl.ir import Block, BlockArgument, Operation, SSAValue
+
+from tessera_compiler.errors import UnsupportedOperation
+from tessera_compiler.targets.triton import functions
+from tessera_compiler.tile import dialect as tile
+from tessera_compiler.tile.types import element_name, shape_of
+
+SIZES = ("T", "L", "W")
+LEAST_EXTENT = 16
+"""Of an axis of more than one element: what the hardware's products take at least."""
+
+
+def padded(extent: int) -> int:
+    """The extent of an axis as Triton sees it."""
+    return 1 if extent == 1 else max(LEAST_EXTENT, 1 << (extent - 1).bit_length())
+
+
+@dataclass(frozen=True)
+class Source:
+    """A kernel in Triton's language."""
+
+    symbol: str
+    text: str
+    signature: tuple[tuple[str, str], ...]
+    """Each parameter and its type as Triton spells it."""
+
+
+def emit_source(kernel: tile.KernelOp, *, dependent: bool = False, widen: bool = False) -> Source:
+    """The source of one kernel.
+
+    `dependent` lets it start while the launch before it still runs; `widen` makes products of bfloat16 products of
+    float32, which gives the same numbers where Triton's interpreter would give none.
+    """
+    return _Emitter(kernel, dependent, widen).emit()
+
+
+@dataclass
+class _Emitter:
+    kernel: tile.KernelOp
+    dependent: bool
+    widen: bool
+    lines: list[str] = field(default_factory=list)
+    depth: int = 1
+    names: dict[SSAValue, str] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    helpers: set[str] = field(default_factory=set)
+
+    def emit(self) -> Source:
+        arguments = self.kernel.body.block.args
+        signature, comments = [], []
+        for number, argument in enumerate(arguments[:-3]):
+            self.names[argument] = f"b{number}"
+            signature.append((f"b{number}", functions.POINTERS[element_name(argument.type)]))
+            comments.append(f"    # b{number}: {_describe(argument)}")
+        for name, argument in zip(SIZES, arguments[-3:], strict=True):
+            self.names[argument] = name
+            signature.append((name, "i32"))
+        if self.dependent:
+            self._line("gdc_wait()")
+            self._line("gdc_launch_dependents()")
+        self._block(self.kernel.body.block)
+        header = ["import triton", "import triton.language as tl"]
+        if self.dependent:
+            header.append("from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait")
+        parts = ["\n".join(header) + "\n"]
+        parts += [functions.HELPERS[name] for name in functions.HELPERS if name in self.helpers]
+        grid = ", ".join(str(entry) for entry in self.kernel.grid_entries)
+        names = ", ".join(name for name, _ in signature)
+        head = f"@triton.jit\ndef {self.kernel.symbol}({names}):\n    # grid: {grid}\n"
+        parts.append(head + "\n".join([*comments, *self.lines]) + "\n")
+        return Source(self.kernel.symbol, "\n\n".join(parts), tuple(signature))
+
+    # Statements
+
+    def _line(self, text: str) -> None:
+        self.lines.append("    " * self.depth + text)
+
+    def _fresh(self, prefix: str) -> str:
+        self.counts[prefix] = self.counts.get(prefix, 0) + 1
+        return f"{prefix}{self.counts[prefix]}"
+
+    def _let(self, value: SSAValue, prefix: str, expression: str) -> None:
+        name = self._fresh(prefix)
+        self.names[value] = name
+        self._line(f"{name} = {expression}")
+
+    def _block(self, block: Block) -> None:
+        for op in block.ops:
+            self._operation(op)
+
+    def _operation(self, op: Operation) -> None:
+        if isinstance(op, tile.ReturnOp | tile.YieldOp):
+            return
+        if isinstance(op, tile.ForOp):
+            self._for(op)
+        elif isinstance(op, tile.StoreOp | tile.StoreBlockOp):
+            self._store(op)
+        elif isinstance(op, tile.ConstantIndexOp):
+            self.names[op.result] = str(op.value.value.data)
+        elif isinstance(op, tile.ProgramIdOp):
+            self._let(op.result, "at", f"tl.program_id({op.axis.value.data})")
+        elif isinstance(op, tile.IndexOp):
+            self._index(op)
+        elif isinstance(op, tile.LoadIndexOp):
+            self._let(op.result, "at", f"tl.load({self.names[op.buffer]} + {self.names[op.at]})")
+        else:
+            self._tile(op)
+
+    def _index(self, op: tile.IndexOp) -> None:
+        left, right = self.names[op.left], self.names[op.right]
+        if left.isdigit() and right.isdigit():
+            value = tile.INDEX_FUNCTIONS[op.function.data](int(left), int(right))
+            if value >= 0:
+                self.names[op.result] = str(value)
+                return
+        self._let(op.result, "at", functions.INDEX[op.function.data].format(x=left, y=right))
+
+    def _for(self, op: tile.ForOp) -> None:
+        block = op.body.block
+        carried = []
+        for argument, initial, result in zip(block.args[1:], op.initial, op.results, strict=True):
+            name = self._fresh("sum")
+            self._line(f"{name} = {self._value(initial)}")
+            self.names[argument] = self.names[result] = name
+            carried.append(name)
+        index = self._fresh("step")
+        self.names[block.args[0]] = index
+        bounds = ", ".join(self.names[each] for each in (op.lower, op.upper, op.step))
+        self._line(f"for {index} in range({bounds}):")
+        self.depth += 1
+        self._block(block)
+        last = block.last_op
+        assert isinstance(last, tile.YieldOp)
+        following = [self._value(value) for value in last.values]
+        moved = [(name, value) for name, value in zip(carried, following, strict=True) if name != value]
+        if any(value in carried for _, value in moved):
+            moved = [(name, self._copied(value)) for name, value in moved]
+        for name, value in moved:
+            self._line(f"{name} = {value}")
+        if not moved and not any(self._writes(each) for each in block.ops):
+            self._line("pass")
+        self.depth -= 1
+
+    def _copied(self, value: str) -> str:
+        name = self._fresh("next")
+        self._line(f"{name} = {value}")
+        return name
+
+    def _writes(self, op: Operation) -> bool:
+        return not isinstance(op, tile.YieldOp | tile.ConstantIndexOp)
+
+    # Tiles
+
+    def _tile(self, op: Operation) -> None:
+        result = op.results[0]
+        if isinstance(op, tile.LoadOp | tile.LoadBlockOp):
+            pointers, mask = self._access(op, result)
+            masked = f", mask={mask}, other=0" if mask else ""
+            self._let(result, "x", f"tl.load({pointers}{masked})")
+        elif isinstance(op, tile.FullOp):
+            self.names[result] = self._full(op)
+        elif isinstance(op, tile.IotaOp):
+            self._iota(op)
+        elif isinstance(op, tile.UnaryOp):
+            function = op.function.data
+            self._let(result, "v", self._call(functions.UNARY, function, self._full_tile(op.operand)))
+        elif isinstance(op, tile.BinaryOp):
+            table = functions.BINARY if element_name(op.left.type) == "f32" else functions.INTEGER_BINARY
+            left, right = self.names[op.left], self.names[op.right]
+            if (_is_literal(op.left) and _is_literal(op.right)) or op.function.data == "pow":
+                left, right = self._full_tile(op.left), self._full_tile(op.right)
+            self._let(result, "v", self._call(table, op.function.data, left, right))
+        elif isinstance(op, tile.CompareOp):
+            left, right = self._full_tile(op.left), self.names[op.right]
+            self._let(result, "is", functions.COMPARE[op.function.data].format(x=left, y=right))
+        elif isinstance(op, tile.SelectOp):
+            sides = f"{self._full_tile(op.left)}, {self.names[op.right]}"
+            self._let(result, "v", f"tl.where({self.names[op.condition]}, {sides})")
+        elif isinstance(op, tile.CastOp):
+            self._cast(op)
+        elif isinstance(op, tile.ReduceOp):
+            self._reduce(op)
+        elif isinstance(op, tile.DotOp):
+            self._dot(op)
+        else:
+            raise UnsupportedOperation(f"{op.name} is not lowered to Triton. Report the model.")
+
+    def _call(self, table: dict[str, str], function: str, x: str, y: str = "") -> str:
+        self.helpers.update(functions.NEEDS.get(function, ()))
+        return table[function].format(x=x, y=y)
+
+    def _full(self, op: tile.FullOp) -> str:
+        """A number where one will do, else a tile of it."""
+        literal = _literal(op)
+        if shape_of(op.result.type) == (1, 1):
+            return literal
+        name = self._fresh("c")
+        self._line(f"{name} = {_full_expression(op)}")
+        return name
+
+    def _full_tile(self, value: SSAValue) -> str:
+        """A value where a number alone would not do."""
+        owner = value.owner
+        return _full_expression(owner) if isinstance(owner, tile.FullOp) and _is_literal(value) else self.names[value]
+
+    def _value(self, value: SSAValue) -> str:
+        return self._full_tile(value)
+
+    def _iota(self, op: tile.IotaOp) -> None:
+        axis = op.axis.value.data
+        numbers = f"tl.arange(0, {padded(max(shape_of(op.result.type)))})"
+        if op.repeats > 1:
+            numbers = f"{numbers} // {op.repeats}"
+        index = "[None, :]" if axis == 1 else "[:, None]"
+        self._let(op.result, "n", f"({self.names[op.start]} + {numbers}){index}")
+
+    def _cast(self, op: tile.CastOp) -> None:
+        before, after = element_name(op.operand.type), element_name(op.result.type)
+        operand = self._full_tile(op.operand)
+        if after == "i1":
+            self._let(op.result, "is", f"{operand} != 0")
+        elif self.widen and (before, after) in functions.INTERPRETED_CASTS:
+            helper = functions.INTERPRETED_CASTS[before, after]
+            self.helpers.add(helper)
+            self._let(op.result, "v", f"{helper}({operand})")
+        elif (before, after) == ("u8", "i8"):
+            self._let(op.result, "v", f"({operand} ^ 128).to(tl.int8, bitcast=True)")
+        else:
+            self._let(op.result, "v", f"{operand}.to({functions.TYPES[after]})")
+
+    def _reduce(self, op: tile.ReduceOp) -> None:
+        function = op.function.data
+        columns = shape_of(op.operand.type)[1]
+        operand = self._full_tile(op.operand)
+        if columns == 1:
+            self.names[op.result] = operand
+            return
+        if padded(columns) != columns:
+            integer = element_name(op.operand.type) == "i32"
+            identity = (functions.INTEGER_IDENTITY if integer else functions.IDENTITY)[function]
+            operand = f"tl.where({_inside(columns, 1)}, {operand}, {identity})"
+        self._let(op.result, "v", f"{functions.REDUCE[function]}({operand}, 1, keep_dims=True)")
+
+    def _dot(self, op: tile.DotOp) -> None:
+        depth = shape_of(op.left.type)[1]
+        left = self._factor(op.left, depth, 1)
+        right = self._factor(op.right, depth, 0)
+        options = ""
+        if element_name(op.left.type) == "f32" or (self.widen and element_name(op.left.type) == "bf16"):
+            options = ', input_precision="ieee"'
+        elif element_name(op.accumulator.type) == "i32":
+            options = ", out_dtype=tl.int32"
+        self._let(op.result, "v", f"tl.dot({left}, {right}, {self._value(op.accumulator)}{options})")
+
+    def _factor(self, value: SSAValue, depth: int, axis: int) -> str:
+        name = self._full_tile(value)
+        if padded(depth) != depth and not isinstance(value.owner, tile.LoadOp | tile.LoadBlockOp):
+            name = f"tl.where({_inside(depth, axis)}, {name}, 0)"
+        if self.widen and element_name(value.type) == "bf16":
+            self.helpers.add("widened")
+            name = f"widened({name})"
+        return name
+
+    # Memory
+
+    def _store(self, op: tile.StoreOp | tile.StoreBlockOp) -> None:
+        pointers, mask = self._access(op, op.value)
+        masked = f", mask={mask}" if mask else ""
+        self._line(f"tl.store({pointers}, {self._full_tile(op.value)}{masked})")
+
+    def _access(
+        self, op: tile.LoadOp | tile.LoadBlockOp | tile.StoreOp | tile.StoreBlockOp, value: SSAValue
+    ) -> tuple[str, str]:
+        """The pointers of a tile, and which of them may be followed."""
+        rows, columns = shape_of(value.type)
+        type_ = op.buffer.type
+        assert isinstance(type_, MemRefType)
+        stride = type_.get_shape()[1]
+        period, lane_row_step = 0, 0
+        if isinstance(op, tile.LoadBlockOp | tile.StoreBlockOp):
+            period, lane_row_step = op.steps["period"], op.steps["lane_row_step"]
+        row_step, column_step, lane_step = (each.value.data for each in (op.row_step, op.column_step, op.lane_step))
+        lane_stride = lane_step + lane_row_step * stride
+        base = self._base(op.buffer, op.row, op.column, stride)
+        offsets, conditions = [base], []
+        if rows > 1:
+            numbers = f"tl.arange(0, {padded(rows)})"
+            if not period:
+                offsets.append(_times(f"{numbers}[:, None]", row_step * stride + column_step))
+            else:
+                offsets.append(_times(f"({numbers} // {period})[:, None]", row_step * stride))
+                offsets.append(_times(f"({numbers} % {period})[:, None]", column_step))
+        if columns > 1:
+            offsets.append(_times(f"tl.arange(0, {padded(columns)})[None, :]", lane_stride))
+        if not all(offsets) or len(offsets) == 1:
+            offsets.append(f"tl.zeros(({padded(rows)}, {padded(columns)}), tl.int32)")
+        if padded(rows) != rows:
+            conditions.append(_inside(rows, 0))
+        if padded(columns) != columns:
+            conditions.append(_inside(columns, 1))
+        bound = self._bound(op, rows)
+        if bound:
+            conditions.append(bound)
+        pointers = " + ".join(offset for offset in offsets if offset)
+        if conditions:
+            mask = self._fresh("in")
+            self._line(f"{mask} = {' & '.join(f'({each})' for each in conditions)}")
+            return pointers, mask
+        return pointers, ""
+
+    def _bound(self, op: tile.LoadOp | tile.LoadBlockOp | tile.StoreOp | tile.StoreBlockOp, rows: int) -> str:
+        numbers = f"tl.arange(0, {padded(rows)})"
+        if isinstance(op, tile.LoadBlockOp | tile.StoreBlockOp):
+            return "" if op.count is None else f"({numbers} < {self.names[op.count]})[:, None]"
+        if op.limit is None:
+            return ""
+        step = op.row_step.value.data
+        return f"({self.names[op.row]} + {_times(numbers, step) or '0'} < {self.names[op.limit]})[:, None]"
+
+    def _base(self, buffer: SSAValue, row: SSAValue, column: SSAValue, stride: int) -> str:
+        """The address of the first element; rows count in 64 bits."""
+        at, first = self.names[row], self.names[column]
+        terms = [self.names[buffer]]
+        if at.isdigit():
+            start = int(at) * stride + (int(first) if first.isdigit() else 0)
+            terms += [str(start)] if start else []
+            terms += [] if first.isdigit() else [first]
+        else:
+            terms.append(f"tl.cast({at}, tl.int64) * {stride}")
+            terms += [] if first == "0" else [first]
+        return " + ".join(terms)
+
+
+def _describe(argument: BlockArgument) -> str:
+    type_ = argument.type
+    assert isinstance(type_, MemRefType)
+    shape = ", ".join("?" if size < 0 else str(size) for size in type_.get_shape())
+    return f"{element_name(type_)} [{shape}]"
+
+
+def _inside(extent: int, axis: int) -> str:
+    index = "[:, None]" if axis == 0 else "[None, :]"
+    return f"(tl.arange(0, {padded(extent)}) < {extent}){index}"
+
+
+def _times(expression: str, factor: int) -> str:
+    if factor == 0:
+        return ""
+    return expression if factor == 1 else f"{expression} * {factor}"
+
+
+def _is_literal(value: SSAValue) -> bool:
+    return isinstance(value.owner, tile.FullOp) and shape_of(value.type) == (1, 1)
+
+
+def _literal(op: tile.FullOp) -> str:
+    value = op.constant
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float('{value}')"
+    return repr(value) if value >= 0 else f"({value!r})"
+
+
+def _full_expression(op: tile.FullOp) -> str:
+    rows, columns = shape_of(op.result.type)
+    element = element_name(op.result.type)
+    if element == "bf16":
+        return f"tl.full(({padded(rows)}, {padded(columns)}), {_literal(op)}, tl.float32).to(tl.bfloat16)"
+    return f"tl.full(({padded(rows)}, {padded(columns)}), {_literal(op)}, {functions.TYPES[element]})"

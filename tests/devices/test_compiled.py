@@ -1,0 +1,129 @@
+"""Kernels compiled for real architectures, with no GPU: what they take, that they are always the same, and errors."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+from device_machine import DevicePlan, plan_for
+from programs import slow_from
+
+from tessera_compiler.module import CompiledTarget
+from tessera_compiler.targets.triton import target as triton_target
+from tessera_compiler.targets.triton import toolchain
+from tessera_compiler.targets.triton.architectures import ARCHITECTURES, architecture_of
+from tessera_compiler.targets.triton.emission import Source, emit_source
+from tessera_compiler.targets.triton.target import compile_triton
+from tessera_compiler.targets.triton.toolchain import (
+    Job,
+    KernelNotCompiled,
+    KernelTooLarge,
+    compile_all,
+)
+
+MOST_BYTES = 2**20
+"""Of the code of a tiny model for one device."""
+
+
+SPILLED = {"bf16": 0, "int8": 0, "fp32": 128}
+"""Bytes that a kernel that decodes may spill."""
+
+
+@cache
+def plan_of(name: str, dtype: str, target: str) -> DevicePlan:
+    return plan_for(name, dtype, (target,))
+
+
+@cache
+def compiled(name: str, dtype: str, target: str) -> CompiledTarget:
+    plan = plan_of(name, dtype, target)
+    return compile_triton(plan.description, plan.recipes, plan.lowered, (target,))[0]
+
+
+@pytest.mark.parametrize("target", slow_from(1, ["cuda-sm90", *sorted(set(ARCHITECTURES) - {"cuda-sm90"})]))
+@pytest.mark.parametrize(("name", "dtype"), slow_from(1, [("qwen3", "bf16"), ("gemma2", "int8"), ("llama", "fp32")]))
+def test_kernels_fit(name: str, dtype: str, target: str) -> None:
+    result = compiled(name, dtype, target)
+    assert sum(len(data) for name, data in result.files.items() if name.endswith(("cubin", "hsaco"))) < MOST_BYTES
+    for symbol, kernel in result.program["kernels"].items():
+        assert kernel["registers"] > 0 and kernel["code_bytes"] > 0, symbol
+        assert kernel["shared_bytes"] <= architecture_of(target).shared_bytes, symbol
+    for group in result.program["groups"].values():
+        for variant in group["variants"]:
+            if variant["kernel"] and (group["kind"] != "linear" or min(variant["limits"].values(), default=99) <= 16):
+                assert result.program["kernels"][variant["kernel"]]["spilled_bytes"] <= SPILLED[dtype], variant
+
+
+def job(symbol: str, *, target: str = "cuda-sm90", warps: int = 4, stages: int = 3) -> Job:
+    kernel = plan_of("qwen3", "bf16", "cuda-sm90").lowered.kernels()[symbol]
+    return Job(emit_source(kernel), architecture_of(target), warps, stages)
+
+
+def linears(rows: int) -> list[str]:
+    kernels = plan_of("qwen3", "bf16", "cuda-sm90").lowered.kernels()
+    return [symbol for symbol in kernels if symbol.startswith("linear_0") and f"_{rows}x" in symbol]
+
+
+def test_matrix_units_of_hopper_are_used() -> None:
+    (code,) = compile_all([job(linears(64)[0])])
+    assert b"wgmma" in code.ptx
+
+
+def test_the_same_source_gives_the_same_bytes() -> None:
+    """Compiled in other folders, by other processes, in another order."""
+    jobs = [job(linears(64)[0]), job("rows_0", warps=1), job(linears(64)[0], target="hip-gfx942")]
+    first, second = compile_all(jobs, workers=1), compile_all(jobs[::-1], workers=2)[::-1]
+    assert [(each.code, each.ptx) for each in first] == [(each.code, each.ptx) for each in second]
+    assert len({each.code for each in first}) == 3
+
+
+def test_equal_code_is_stored_once() -> None:
+    result = compiled("qwen3", "bf16", "cuda-sm90")
+    assert len(result.program["modules"]) == len(result.files)
+    assert len(result.files) <= len(result.program["kernels"])
+
+
+def test_ptx_is_kept_where_it_helps() -> None:
+    plan = plan_of("qwen3", "bf16", "cuda-sm80")
+    result = compile_triton(plan.description, plan.recipes, plan.lowered, ("cuda-sm80",))[0]
+    kinds = {module["kind"] for module in result.program["modules"]}
+    assert kinds == {"cubin", "ptx"}
+    for kernel in result.program["kernels"].values():
+        module = result.program["modules"][kernel["module"]]
+        assert result.program["modules"][module["fallback"]]["kind"] == "ptx"
+
+
+def test_a_kernel_that_is_refused_is_named() -> None:
+    broken = Source("broken", "import triton\n\n\n@triton.jit\ndef broken(b0):\n    nothing(b0)\n", (("b0", "*fp32"),))
+    with pytest.raises(KernelNotCompiled, match=r"broken for cuda-sm90: CompilationError"):
+        compile_all([Job(broken, architecture_of("cuda-sm90"), 4, 1)])
+
+
+def test_a_compiler_that_ends_is_reported() -> None:
+    text = "import os\nos._exit(3)\n"
+    with pytest.raises(KernelNotCompiled, match="Triton ended while compiling sudden"):
+        compile_all([Job(Source("sudden", text, ()), architecture_of("cuda-sm90"), 4, 1)])
+
+
+def test_kernels_beyond_the_budget_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolchain, "MOST_SPILLED_BYTES", -1)
+    with pytest.raises(KernelTooLarge, match=r"rows_0 for cuda-sm90 keeps \d+ bytes"):
+        compile_all([job("rows_0", warps=1)])
+
+
+def test_too_much_shared_memory_is_refused() -> None:
+    wide = max(linears(64), key=lambda symbol: int(symbol.rpartition("x")[2]))
+    architecture = architecture_of("cuda-sm90")
+    small = type(architecture)("cuda-sm90", "cuda", 90, 32, 64, 12000)
+    source = emit_source(plan_of("qwen3", "bf16", "cuda-sm90").lowered.kernels()[wide])
+    with pytest.raises(KernelTooLarge, match="a block has at most 64"):
+        compile_all([Job(source, small, 4, 3)])
+
+
+def test_programs_name_what_they_launch() -> None:
+    program = compiled("qwen3", "bf16", "cuda-sm90").program
+    used = {
+        variant["kernel"] for group in program["groups"].values() for variant in group["variants"] if variant["kernel"]
+    }
+    assert used == set(program["kernels"])
+    assert triton_target.SCRATCH_POINTERS == 2
