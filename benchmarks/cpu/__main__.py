@@ -15,6 +15,7 @@ from benchmarks.cpu.page import LARGE, SMALL, page
 from benchmarks.cpu.peers import PeersMissing, environment
 from benchmarks.cpu.prepare import ROOT, Prepared, Source, prepare
 from benchmarks.cpu.results import Results, load, save
+from benchmarks.cpu.rounds import DriverFailed
 from benchmarks.cpu.run import Options, measure, refuse_a_busy_machine
 from benchmarks.cpu.work import ALL, ROUNDS, THREADS, figure
 from tessera_pack.gguf import convert_gguf
@@ -35,7 +36,7 @@ def main() -> int:
             refuse_a_busy_machine(options)
             save(measure(options, small, large, _say), results_file)
         write(load(results_file), arguments.out, folder)
-    except (FetchFailed, PeersMissing, MachineBusy) as error:
+    except (FetchFailed, PeersMissing, MachineBusy, DriverFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{arguments.out} and its plot are written.")

@@ -11,10 +11,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
-#define BYTES ((size_t)512 << 20)
-#define RUNS 5
+/* About what a small model's weights take, so that the caches hold the same part of it. */
+#define BYTES ((size_t)128 << 20)
+#define STREAMS 4
+#define RUNS 20
 
 enum kind { READ, INT8, BF16, FP32 };
 
@@ -29,18 +32,20 @@ static double now(void) {
     return moment.tv_sec + 1e-9 * moment.tv_nsec;
 }
 
+/* Several places at once in 256 bytes each: one stream alone does not keep the memory busy. */
 static void read_part(int index) {
-    const size_t count = BYTES / threads / sizeof(uint64_t);
-    const uint64_t *part = (const uint64_t *)buffer + index * count;
+    const size_t count = BYTES / threads / STREAMS / sizeof(uint64_t);
+    const uint64_t *part = (const uint64_t *)buffer + index * STREAMS * count;
     uint64_t sums[32] = {0};
     for (size_t at = 0; at + 32 <= count; at += 32)
-        for (int lane = 0; lane < 32; lane++) sums[lane] ^= part[at + lane];
+        for (int stream = 0; stream < STREAMS; stream++)
+            for (int lane = 0; lane < 32; lane++) sums[lane] ^= part[stream * count + at + lane];
     for (int lane = 1; lane < 32; lane++) sums[0] ^= sums[lane];
     sink = sums[0];
 }
 
 #ifdef __x86_64__
-#define LOOPS 10000000L
+#define LOOPS 5000000L
 /* Twelve accumulators hide the latency of two units; the numbers in them do not matter. */
 #define TWELVE(op) op(0) op(1) op(2) op(3) op(4) op(5) op(6) op(7) op(8) op(9) op(10) op(11)
 #define OP_INT8(i) "vpdpbusd %%zmm20, %%zmm21, %%zmm" #i "\n"
@@ -119,6 +124,7 @@ int main(int count, char **arguments) {
         fprintf(stderr, "there is not enough memory\n");
         return 1;
     }
+    madvise(buffer, BYTES, MADV_HUGEPAGE);
     memset(buffer, 1, BYTES);
     printf("{\"read\": %.4g", BYTES / best_seconds(READ));
     for (enum kind kind = INT8; kind <= FP32; kind++)

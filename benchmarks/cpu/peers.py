@@ -32,8 +32,11 @@ def environment(folder: Path) -> Path:
     if subprocess.run(command, check=False).returncode:
         raise PeersMissing(
             f"The engines of {REQUIREMENTS} could not be installed; what pip said stands above.\n"
-            "They need a Python package index, a C++ compiler, CMake's wheel and 8 GB of disk."
+            "They need a Python package index, a C++ compiler, CMake's wheel and up to 7 GB of disk."
         )
+    # It comes along, is not needed, and breaks transformers where torch was built for the CPU only and it was not.
+    remove = [str(python), "-m", "pip", "uninstall", "-qq", "--yes", "--disable-pip-version-check", "torchvision"]
+    subprocess.run(remove, check=True)
     stamp.write_text(wanted)
     return python
 
@@ -42,5 +45,5 @@ def versions(python: Path) -> dict[str, str]:
     """Of the engines, as installed."""
     command = [str(python), "-m", "pip", "list", "--format", "json", "--disable-pip-version-check"]
     listed = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    found = {entry["name"].lower(): entry["version"] for entry in listed}
+    found = {entry["name"].lower().replace("_", "-"): entry["version"] for entry in listed}
     return {name: found[name] for name in SHOWN if name in found}

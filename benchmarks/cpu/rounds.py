@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,8 @@ class Runner:
     """A command that is put before every driver."""
     disturbance: list[float] = field(default_factory=list)
     repeated: int = 0
+    pause: float = 5.0
+    """Seconds to wait after a disturbed measurement, so that a short disturbance can pass."""
 
     def run(
         self,
@@ -75,6 +78,7 @@ class Runner:
                 self.disturbance.append(share)
                 return rows
             self.repeated += 1
+            time.sleep(self.pause)
         raise MachineBusy(share, f"while {candidate.model.name} was measured, {ATTEMPTS} times in a row")
 
     def look_for_best(
@@ -124,5 +128,6 @@ def _rows(command: Sequence[str]) -> list[Row]:
     rows = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
     if result.returncode or not rows or "others" not in rows[-1]:
         lines = [line for line in result.stderr.splitlines() if line.strip()]
-        raise DriverFailed(lines[-1].strip() if lines else f"exit code {result.returncode}")
+        reason = lines[-1].strip() if lines else f"exit code {result.returncode}"
+        raise DriverFailed(f"'{' '.join(command[-3:])}' failed: {reason}")
     return rows

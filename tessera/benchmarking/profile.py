@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tessera.benchmarking.launch_costs import PEAK_OF, LaunchCost, StepShape, launch_cost, launched_variant
 from tessera.benchmarking.workload import busy_note
@@ -50,6 +51,10 @@ class StepFigures:
     """The median step; the kernels' times add up to it but for the median of each."""
     barriers: int
     kernels: tuple[KernelFigures, ...]
+    peaks: MachinePeaks
+    """The better of what was measured right before and right after the step: other users of a machine take now more and
+    now less of its memory's rate.
+    """
 
     @property
     def bound_seconds(self) -> float:
@@ -60,7 +65,6 @@ class StepFigures:
 class Profile:
     package: str
     executor: str
-    peaks: MachinePeaks
     steps: tuple[StepFigures, ...]
     notes: tuple[str, ...]
 
@@ -68,11 +72,6 @@ class Profile:
         return {
             "package": self.package,
             "executor": self.executor,
-            "peaks": {
-                "memory_bytes_s": self.peaks.memory_bytes_s,
-                "cached_bytes_s": self.peaks.cached_bytes_s,
-                "multiply_adds_s": dict(self.peaks.multiply_adds_s),
-            },
             "steps": [_step_dict(step) for step in self.steps],
             "notes": list(self.notes),
         }
@@ -102,18 +101,20 @@ def profile_package(
             _require_possible(shape, limits)
         chosen = shapes or tuple(dict.fromkeys(_cut_down(shape, limits) for shape in DEFAULT_SHAPES))
         report("measuring", 0, len(chosen) + 1)
-        peaks = executor.measure_peaks()
+        before = executor.measure_peaks()
         program = package.program("cpu")
         sizes = {name: int(array.nbytes) for name, array in package.weights().items()}
         steps = []
         for number, shape in enumerate(chosen):
             report("measuring", number + 1, len(chosen) + 1)
-            steps.append(_profile_step(executor, program, sizes, peaks, shape))
+            times = _time_step(executor, shape)
+            after = executor.measure_peaks()
+            steps.append(_figures(program, executor.cpu_class, sizes, before.or_better(after), shape, times))
+            before = after
         report("measuring", len(chosen) + 1, len(chosen) + 1)
         return Profile(
             package=f"{package.manifest.name} {package.manifest.version}",
             executor=executor.description,
-            peaks=peaks,
             steps=tuple(steps),
             notes=(note,) if note else (),
         )
@@ -134,18 +135,22 @@ def batch_of(shape: StepShape, limits: ExecutorLimits) -> tuple[StepBatch, int]:
     return batch, shape.sequences * blocks
 
 
-def _profile_step(
-    executor: CpuExecutor,
-    program: Mapping[str, Any],
-    weight_sizes: Mapping[str, int],
-    peaks: MachinePeaks,
-    shape: StepShape,
-) -> StepFigures:
+def _time_step(executor: CpuExecutor, shape: StepShape) -> NDArray[np.float64]:
+    """Seconds of each launch in some steps."""
     batch, blocks = batch_of(shape, executor.limits)
     executor.allocate_cache(blocks)
     once = float(np.median(executor.profile(batch, 2).sum(axis=1)))
-    steps = min(MOST_STEPS, max(FEWEST_STEPS, int(SECONDS_A_SHAPE / max(once, 1e-6))))
-    times = executor.profile(batch, steps)
+    return executor.profile(batch, min(MOST_STEPS, max(FEWEST_STEPS, int(SECONDS_A_SHAPE / max(once, 1e-6)))))
+
+
+def _figures(
+    program: Mapping[str, Any],
+    cpu_class: str,
+    weight_sizes: Mapping[str, int],
+    peaks: MachinePeaks,
+    shape: StepShape,
+    times: NDArray[np.float64],
+) -> StepFigures:
     by_launch = np.median(times, axis=0)
     seconds: dict[str, float] = {}
     costs: dict[str, LaunchCost] = {}
@@ -155,7 +160,7 @@ def _profile_step(
     for launch, taken in zip(program["launches"], by_launch, strict=True):
         name = launch["group"]
         if name not in variants:
-            variants[name] = launched_variant(program, executor.cpu_class, name, shape)
+            variants[name] = launched_variant(program, cpu_class, name, shape)
         cost = launch_cost(program, launch, variants[name]["grid"], weight_sizes, shape)
         seconds[name] = seconds.get(name, 0.0) + float(taken)
         costs[name] = costs[name] + cost if name in costs else cost
@@ -182,7 +187,7 @@ def _profile_step(
             )
         )
     barriers = sum(bool(launch["barrier"]) for launch in program["launches"])
-    return StepFigures(shape, float(np.median(times.sum(axis=1))), barriers, tuple(kernels))
+    return StepFigures(shape, float(np.median(times.sum(axis=1))), barriers, tuple(kernels), peaks)
 
 
 def bounds_of(cost: LaunchCost, peaks: MachinePeaks) -> dict[str, float]:
@@ -233,6 +238,11 @@ def _step_dict(step: StepFigures) -> dict[str, Any]:
         "seconds": step.seconds,
         "bound_seconds": step.bound_seconds,
         "barriers": step.barriers,
+        "peaks": {
+            "memory_bytes_s": step.peaks.memory_bytes_s,
+            "cached_bytes_s": step.peaks.cached_bytes_s,
+            "multiply_adds_s": dict(step.peaks.multiply_adds_s),
+        },
         "kernels": [
             {
                 "group": kernel.group,

@@ -14,19 +14,16 @@ COLUMNS = ("kernel", "what", "calls", "ms", "of step", "MB moved", "multiply-add
 
 
 def print_profile(profile: Profile) -> None:
-    peaks = profile.peaks
-    print_facts(
-        profile.package,
-        [
-            ("executor", profile.executor),
-            ("reads from memory", f"{peaks.memory_bytes_s / 1e9:.1f} GB/s"),
-            ("reads from caches", f"{peaks.cached_bytes_s / 1e9:.0f} GB/s"),
-            *((f"multiplies {name}", f"{rate / 1e9:,.0f} G/s") for name, rate in peaks.multiply_adds_s.items()),
-        ],
-    )
+    print_facts(profile.package, [("executor", profile.executor)])
     for step in profile.steps:
         print()
         print_table(_title(step), COLUMNS, [_row(kernel, step) for kernel in _slowest_first(step)])
+        peaks = step.peaks
+        rates = ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in peaks.multiply_adds_s.items())
+        print(
+            f"Meanwhile this machine read {peaks.memory_bytes_s / 1e9:.1f} GB/s from memory, "
+            f"{peaks.cached_bytes_s / 1e9:.0f} from caches; G multiply-adds/s: {rates}."
+        )
     for note in profile.notes:
         notice(note)
 

@@ -11,7 +11,7 @@ from tessera_compiler.schedule.passes.plan_tiles import ANY_TOKENS, Blocking
 COST_OF_A_VARIANT = 0.08
 """A boundary more is worth its code only if it makes the points on one side of it this much faster, in sum."""
 
-ADVANTAGE_OF_DEFAULTS = 0.02
+ADVANTAGE_OF_DEFAULTS = 0.03
 """What must be gained against a default: times of the same kernel differ by as much."""
 
 Times = Mapping[int, Mapping[Blocking, float]]

@@ -11,7 +11,13 @@ from xdsl.dialects.builtin import ModuleOp
 from tessera_compiler.graph.evaluator import entry_function
 from tessera_compiler.graph.types import rows_of, type_of
 from tessera_compiler.schedule import dialect as schedule
-from tessera_compiler.schedule.passes.plan_tiles import form_of, output_panels, panels_together, schedule_key
+from tessera_compiler.schedule.passes.plan_tiles import (
+    element_of,
+    form_of,
+    output_panels,
+    panels_together,
+    schedule_key,
+)
 from tessera_compiler.tile.lowering.lower import source_of
 
 
@@ -48,7 +54,7 @@ def subjects_of(modules: Iterable[ModuleOp], cpu_class: str) -> list[Subject]:
             if isinstance(group, schedule.GroupOp) and group.kind.data == "linear":
                 weight = type_of(_product(group).arguments[1])
                 outputs, depth = weight.get_shape()
-                key = schedule_key(cpu_class, schedule.element_name(weight), outputs, depth, form_of(group))
+                key = schedule_key(cpu_class, element_of(_product(group)), outputs, depth, form_of(group))
                 body = " ".join(op.name for op in group.body.block.ops)
                 by_key.setdefault(key, {}).setdefault(body, []).append(group)
     found = []

@@ -29,7 +29,7 @@ def test_kernels_are_timed(compiled: Path, capsys: pytest.CaptureFixture[str]) -
     assert sum(kernel["seconds"] for kernel in step["kernels"]) == pytest.approx(step["seconds"], rel=0.5)
     products = {kernel["element"] for kernel in step["kernels"] if kernel["kind"] == "linear"}
     assert products == {"f32"}
-    assert found["peaks"]["memory_bytes_s"] > 0 and set(found["peaks"]["multiply_adds_s"]) == {"f32", "bf16", "u8"}
+    assert step["peaks"]["memory_bytes_s"] > 0 and set(step["peaks"]["multiply_adds_s"]) == {"f32", "bf16", "u8"}
 
 
 def test_three_steps_by_default_and_a_table_for_people(compiled: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,6 +101,11 @@ def test_what_attention_costs() -> None:
     found = cost("attention_0", args, ["T", 4], shape, [0])
     assert found.cache_bytes == 3 * 22 * 2 * (8 + 8) * 2
     assert found.multiply_adds == 3 * (21 + 22) * 4 * (8 + 8) and found.element == "bf16"
+
+
+def test_the_better_of_two_measurements() -> None:
+    peaks = MachinePeaks(1.0, 5.0, {"f32": 1.0, "u8": 4.0}).or_better(MachinePeaks(2.0, 3.0, {"f32": 2.0, "u8": 3.0}))
+    assert peaks == MachinePeaks(2.0, 5.0, {"f32": 2.0, "u8": 4.0})
 
 
 def test_the_largest_limit_binds() -> None:

@@ -53,7 +53,7 @@ def runner(tmp_path: Path, shares: list[float]) -> Runner:
         'print(\'{"work": "decode-1", "tok_s": 7}\')\n'
         "print('{\"others\": ' + first + '}')\n"
     )
-    return Runner(Path("python"), {}, 2, tmp_path / "scratch", under=(sys.executable, str(program)))
+    return Runner(Path("python"), {}, 2, tmp_path / "scratch", under=(sys.executable, str(program)), pause=0)
 
 
 def test_a_disturbed_measurement_is_taken_again(tmp_path: Path) -> None:

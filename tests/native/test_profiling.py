@@ -83,7 +83,8 @@ def test_ticks_become_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = np.ctypeslib.as_array((np.ctypeslib.ctypes.c_int64 * 3).from_address(timeline.address))
     clock = iter([10.0, 11.0, 12.0])
     monkeypatch.setattr("tessera_runtime.executor.cpu.timeline.time.perf_counter", lambda: next(clock))
-    for start in (0, 1000, 2000):  # a thousand ticks a second
-        ticks[:] = [start, start + 100, start + 400]
+    # A thousand ticks a second; the first step is slower, and not counted.
+    for start, middle, end in ((0, 300, 400), (1000, 1100, 1400), (2000, 2200, 2400)):
+        ticks[:] = [start, middle, end]
         timeline.note_step()
-    np.testing.assert_allclose(timeline.seconds(), [[0.1, 0.3], [0.1, 0.3]])
+    np.testing.assert_allclose(timeline.seconds(), [[0.1, 0.3], [0.2, 0.2]])

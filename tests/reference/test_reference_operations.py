@@ -151,6 +151,7 @@ CASES = [
     Case(schedule.RoundOp, (rows(3, 9),)),
     Case(schedule.QuantizeOp, (rows(9),), {"group": 16}),
     Case(schedule.QuantizeOp, (rows(50),), {"group": 16}),
+    Case(schedule.PeaksOp, (rows(50),), {"group": 16}),
     Case(schedule.MatmulOp, (rows(30), fixed(*_MATRIX, layout="panels_k1"))),
     Case(schedule.MatmulOp, (rows(30), fixed(300, 30, layout="panels_k1"))),
     Case(schedule.MatmulOp, (rows(29, element="bf16"), fixed(41, 29, element="bf16", layout="panels_k2"))),

@@ -51,9 +51,13 @@ class Batching:
 
     def prefill(self, tokens: list[int]) -> float:
         started = time.perf_counter()
-        self._pipeline.add_request(next(self._numbers), tensor(tokens), generation(1))
+        # A request whose handle is let go is cancelled.
+        handle = self._pipeline.add_request(next(self._numbers), tensor(tokens), generation(1))
         self._drain()
-        return len(tokens) / (time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        if not handle.can_read():
+            raise SystemExit("a prompt was computed without a first token")
+        return len(tokens) / seconds
 
     def decode(self, work: dict[str, Any], texts: list[list[int]]) -> float:
         # The first users draw while the last are still in their prompts, so nobody may end early.

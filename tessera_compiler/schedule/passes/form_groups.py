@@ -200,7 +200,7 @@ def _may_join_parts(op: Operation, group: _Group) -> bool:
     whole = group.operations[-1].results[0]
     own = [operand for operand in op.operands if rows_of(type_of(operand)) is not None]
     return all(is_part_of_columns(operand, whole) and operand.has_one_use() for operand in own) and all(
-        use.operation.results[0] in own for use in whole.uses
+        isinstance(use.operation, graph.SliceOp) and use.operation.result in own for use in whole.uses
     )
 
 

@@ -83,8 +83,14 @@ def default_blocking(cpu_class: str, element: str, panels: int, together: int = 
     return tuple(fitted)
 
 
+def element_of(product: schedule.MatmulOp) -> str:
+    """The element of a product's weight, and how many columns of its rows share a scale."""
+    element = schedule.element_name(type_of(product.arguments[1]))
+    return element if product.group is None else f"{element}g{product.group.value.data}"
+
+
 def schedule_key(cpu_class: str, element: str, outputs: int, depth: int, form: str = "plain") -> str:
-    """What a tuned blocking depends on, and nothing else; `form` as of `form_of`."""
+    """What a tuned blocking depends on, and nothing else; `element` and `form` as of `element_of` and `form_of`."""
     return f"{cpu_class}/matmul/{element}/{outputs}x{depth}/{form}"
 
 
@@ -117,7 +123,8 @@ class PlanTiles:
             element = schedule.element_name(weight)
             chosen, all_tuned = {}, True
             for name in self.classes:
-                entry = self.tuned.get(schedule_key(name, element, outputs, depth, form_of(group)))
+                key = schedule_key(name, element_of(product), outputs, depth, form_of(group))
+                entry = self.tuned.get(key)
                 all_tuned = all_tuned and entry is not None
                 chosen[name] = _as_attribute(
                     entry or default_blocking(name, element, output_panels(group), panels_together(group))

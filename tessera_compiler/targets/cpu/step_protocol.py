@@ -43,7 +43,6 @@ CONTEXT_FIELDS: dict[str, tuple[int, str]] = {
     "timeline": (128, "pointer"),
     "tiles": (136, "pointer"),
     "tile_count": (144, "integer"),
-    "rest": (152, "pointer"),
     "arrived": (192, "integer"),
     "phase": (256, "integer"),
     "generation": (320, "integer"),
@@ -54,9 +53,6 @@ WORKER_STATE = 512
 WORKER_STRIDE = 64
 SPINS_BEFORE_YIELD = 2000
 """About 30 µs: longer than the wait at a balanced barrier, far shorter than a slice of the kernel's scheduler."""
-
-REST_MICROSECONDS = 50
-"""How long a thread sleeps that has waited at a barrier in vain."""
 
 INTEGER = ir.IntType(64)
 POINTER = ir.PointerType()
@@ -163,12 +159,6 @@ class StepProtocol:
         kind = ir.PointerType(ir.FunctionType(VOID, []))
         builder.call(builder.load(self.address(builder, context, "yield"), align=8, typ=kind), [])
 
-    def _rest(self, builder: ir.IRBuilder, context: ir.Value) -> None:
-        """Gives the processor away for a moment, so that the scheduler may bring it a thread that waits elsewhere."""
-        kind = ir.PointerType(ir.FunctionType(VOID, [INTEGER]))
-        rest = builder.load(self.address(builder, context, "rest"), align=8, typ=kind)
-        builder.call(rest, [_constant(REST_MICROSECONDS)])
-
     def _build_barrier(self) -> ir.Function:
         """A counter and a phase. The last to arrive resets the counter, then opens the next phase."""
         function = self._declare("tessera.barrier", ir.FunctionType(VOID, [POINTER]))
@@ -193,7 +183,7 @@ class StepProtocol:
         seen = builder.call(self._wait, [phase_address, phase])
         builder.cbranch(builder.icmp_unsigned("!=", seen, phase), leave, give_up)
         builder.position_at_end(give_up)
-        self._rest(builder, context)
+        self._yield(builder, context)
         builder.branch(wait)
         builder.position_at_end(leave)
         builder.ret_void()

@@ -18,7 +18,7 @@ from tessera_compiler.schedule.views import VIEW_OPERATIONS
 from tessera_compiler.tile import dialect as tile
 from tessera_compiler.tile.builder import KernelBuilder
 from tessera_compiler.tile.lowering.context import GroupArguments, resolve_static, resolve_view
-from tessera_compiler.tile.lowering.elementwise import emit_elementwise, scalar
+from tessera_compiler.tile.lowering.elementwise import emit_elementwise, is_elementwise, scalar
 from tessera_compiler.tile.lowering.quantizing import quantize_group
 
 
@@ -113,11 +113,11 @@ class _LinearLowering:
         return self._values[key]
 
     def _compute(self, value: SSAValue, place: int) -> SSAValue:
-        if rows_of(type_of(value)) is None:
-            if isinstance(value.owner, graph.ConstantOp):
-                return self._builder.full(scalar(value.owner))
-            return self._load_outputs(value, place)
         op = value.owner
+        if isinstance(op, graph.ConstantOp):
+            return self._builder.full(scalar(op))
+        if rows_of(type_of(value)) is None and not (isinstance(op, GraphOp) and is_elementwise(op)):
+            return self._load_outputs(value, place)
         if op is self._product:
             return self._multiply(place)
         if isinstance(op, VIEW_OPERATIONS) and self._is_made_here(op.operands[0]):

@@ -27,7 +27,6 @@ OFFSETS = {
     "timeline": 128,
     "tiles": 136,
     "tile_count": 144,
-    "rest": 152,
     "generation": 320,
     "finished": 520,
 }

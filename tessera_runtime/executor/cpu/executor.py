@@ -79,7 +79,6 @@ class CpuExecutor:
             self._context["weights"] = address_of(self._table)
             self._context["counters"] = address_of(self._counters)
             self._context["yield"] = self._native.yield_address
-            self._context["rest"] = self._native.rest_address
             self._pool = WorkerPool(self._native, self._context, self._threads, cores)
         except BaseException:
             self._native.close()

@@ -77,7 +77,6 @@ class NativeObject:
         self.step = _STEP(addresses["tessera_step"])
         self.worker = _WORKER(addresses["tessera_worker"])
         self.probe = _PROBE(self._base + found.symbols[PROBE]) if PROBE in found.symbols else None
-        self.rest_address = int(ctypes.cast(self._libc.usleep, ctypes.c_void_p).value or 0)
         self.yield_address = int(ctypes.cast(self._libc.sched_yield, ctypes.c_void_p).value or 0)
 
     def require_abi(self, abi: int) -> None:

@@ -37,6 +37,14 @@ class MachinePeaks:
     multiply_adds_s: Mapping[str, float]
     """By element of the weights: f32, bf16, u8."""
 
+    def or_better(self, other: MachinePeaks) -> MachinePeaks:
+        """The better of two measurements, each figure by itself."""
+        return MachinePeaks(
+            max(self.memory_bytes_s, other.memory_bytes_s),
+            max(self.cached_bytes_s, other.cached_bytes_s),
+            {name: max(rate, other.multiply_adds_s[name]) for name, rate in self.multiply_adds_s.items()},
+        )
+
 
 class _Crew:
     """Threads that run the same probe at the same time, each pinned to the core that a step's thread has."""
