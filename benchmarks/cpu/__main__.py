@@ -48,11 +48,11 @@ def _arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--folder", type=Path, default=ROOT / ".cache" / "benchmarks", help="environment, models, raw results")
     add("--out", type=Path, default=ROOT / "docs" / "benchmarks" / "cpu.md", help="the page; the plot lies beside it")
-    add("--rounds", type=int, default=ROUNDS, help="default: %(default)s")
+    add("--rounds", type=int, help=f"default: {ROUNDS}, with --quick 1")
     add("--threads", type=int, default=THREADS, help="of every engine (default: %(default)s)")
     add("--text", type=Path, help="measure perplexity on this UTF-8 text, such as WikiText-2's test split")
     add("--large", action="store_true", help="also a model of Qwen2.5-1.5B's shape (20 GB of disk, 10 GB of memory)")
-    add("--quick", action="store_true", help="one round, everybody's first settings: to try the command out")
+    add("--quick", action="store_true", help="everybody's first settings, without looking for better ones")
     add("--under", default="", metavar="COMMAND", help="put before every measurement, such as 'numactl -m 0'")
     add("--prepare-only", action="store_true", help="install, convert and pack, measure nothing")
     add("--keep-packages", action="store_true", help="measure the packages of the last preparation")
@@ -77,7 +77,7 @@ def _prepare(
     options = Options(
         folder,
         peers,
-        1 if arguments.quick else arguments.rounds,
+        arguments.rounds or (1 if arguments.quick else ROUNDS),
         arguments.threads,
         under,
         arguments.text,

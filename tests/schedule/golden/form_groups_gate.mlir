@@ -11,8 +11,8 @@
 %a = "graph.slice"(%y) {axis = 1 : i64, start = 0 : i64, size = 64 : i64, step = 1 : i64} : (tensor<?x128xf32, "T">) -> tensor<?x64xf32, "T">
 %b = "graph.slice"(%y) {axis = 1 : i64, start = 64 : i64, size = 64 : i64, step = 1 : i64} : (tensor<?x128xf32, "T">) -> tensor<?x64xf32, "T">
 %g = "graph.gated"(%a, %b) {activation = "silu"} : (tensor<?x64xf32, "T">, tensor<?x64xf32, "T">) -> tensor<?x64xf32, "T">
-%10, %11, %12 = "schedule.quantize"(%g) {group = 64 : i64} : (tensor<?x64xf32, "T">) -> (tensor<?x64xi8, "T">, tensor<?x1xf32, "T">, tensor<?x1xi32, "T">)
-%d = "schedule.matmul"(%10, %3, %11, %12, %2) {group = 64 : i64} : (tensor<?x64xi8, "T">, tensor<64x64xui8>, tensor<?x1xf32, "T">, tensor<?x1xi32, "T">, tensor<64xf32>) -> tensor<?x64xf32, "T">
+%10, %11, %12 = "schedule.quantize"(%g) {group = 32 : i64} : (tensor<?x64xf32, "T">) -> (tensor<?x64xi8, "T">, tensor<?x2xf32, "T">, tensor<?x2xi32, "T">)
+%d = "schedule.matmul"(%10, %3, %11, %12, %2) {group = 32 : i64} : (tensor<?x64xi8, "T">, tensor<64x64xui8>, tensor<?x2xf32, "T">, tensor<?x2xi32, "T">, tensor<64xf32>) -> tensor<?x64xf32, "T">
 %s = "graph.select_rows"(%d, %rows) : (tensor<?x64xf32, "T">, tensor<?xi32, "L">) -> tensor<?x64xf32, "L">
 "func.return"(%s) : (tensor<?x64xf32, "L">) -> ()
 // -->
@@ -34,14 +34,14 @@
   %25 = "graph.slice"(%24) {axis = 1 : i64, start = 0 : i64, size = 64 : i64, step = 1 : i64} : (tensor<?x128xf32, "T">) -> tensor<?x64xf32, "T">
   %26 = "graph.slice"(%24) {axis = 1 : i64, start = 64 : i64, size = 64 : i64, step = 1 : i64} : (tensor<?x128xf32, "T">) -> tensor<?x64xf32, "T">
   %27 = "graph.gated"(%25, %26) {activation = "silu"} : (tensor<?x64xf32, "T">, tensor<?x64xf32, "T">) -> tensor<?x64xf32, "T">
-  %28, %29, %30 = "schedule.quantize"(%27) {group = 64 : i64} : (tensor<?x64xf32, "T">) -> (tensor<?x64xi8, "T">, tensor<?x1xf32, "T">, tensor<?x1xi32, "T">)
-  "schedule.yield"(%28, %29, %30) : (tensor<?x64xi8, "T">, tensor<?x1xf32, "T">, tensor<?x1xi32, "T">) -> ()
-}) {kind = "linear"} : (tensor<?x64xi8, "T">, tensor<128x64xui8>, tensor<?x1xf32, "T">, tensor<?x1xi32, "T">, tensor<128xf32>) -> (tensor<?x64xi8, "T">, tensor<?x1xf32, "T">, tensor<?x1xi32, "T">)
+  %28, %29, %30 = "schedule.quantize"(%27) {group = 32 : i64} : (tensor<?x64xf32, "T">) -> (tensor<?x64xi8, "T">, tensor<?x2xf32, "T">, tensor<?x2xi32, "T">)
+  "schedule.yield"(%28, %29, %30) : (tensor<?x64xi8, "T">, tensor<?x2xf32, "T">, tensor<?x2xi32, "T">) -> ()
+}) {kind = "linear"} : (tensor<?x64xi8, "T">, tensor<128x64xui8>, tensor<?x1xf32, "T">, tensor<?x1xi32, "T">, tensor<128xf32>) -> (tensor<?x64xi8, "T">, tensor<?x2xf32, "T">, tensor<?x2xi32, "T">)
 %31 = "schedule.group"(%16, %3, %17, %18, %2) ({
-^bb0(%32: tensor<?x64xi8, "T">, %33: tensor<64x64xui8>, %34: tensor<?x1xf32, "T">, %35: tensor<?x1xi32, "T">, %36: tensor<64xf32>):
-  %37 = "schedule.matmul"(%32, %33, %34, %35, %36) {group = 64 : i64} : (tensor<?x64xi8, "T">, tensor<64x64xui8>, tensor<?x1xf32, "T">, tensor<?x1xi32, "T">, tensor<64xf32>) -> tensor<?x64xf32, "T">
+^bb0(%32: tensor<?x64xi8, "T">, %33: tensor<64x64xui8>, %34: tensor<?x2xf32, "T">, %35: tensor<?x2xi32, "T">, %36: tensor<64xf32>):
+  %37 = "schedule.matmul"(%32, %33, %34, %35, %36) {group = 32 : i64} : (tensor<?x64xi8, "T">, tensor<64x64xui8>, tensor<?x2xf32, "T">, tensor<?x2xi32, "T">, tensor<64xf32>) -> tensor<?x64xf32, "T">
   "schedule.yield"(%37) : (tensor<?x64xf32, "T">) -> ()
-}) {kind = "linear"} : (tensor<?x64xi8, "T">, tensor<64x64xui8>, tensor<?x1xf32, "T">, tensor<?x1xi32, "T">, tensor<64xf32>) -> tensor<?x64xf32, "T">
+}) {kind = "linear"} : (tensor<?x64xi8, "T">, tensor<64x64xui8>, tensor<?x2xf32, "T">, tensor<?x2xi32, "T">, tensor<64xf32>) -> tensor<?x64xf32, "T">
 %38 = "schedule.group"(%31, %rows) ({
 ^bb0(%39: tensor<?x64xf32, "T">, %40: tensor<?xi32, "L">):
   %41 = "graph.select_rows"(%39, %40) : (tensor<?x64xf32, "T">, tensor<?xi32, "L">) -> tensor<?x64xf32, "L">
