@@ -273,7 +273,8 @@ class GpuExecutor:
         sizes = self._runner.buckets.padded(inputs.sizes(cache.block_tokens, cache.chunk_tokens))
         layout = MetadataLayout.of(sizes)
         self._make_room(sizes, layout)
-        block = slot.inputs(self._driver, layout.size)
+        slot.reserve(self._driver, self._stream, layout.size, sizes.logit_rows)
+        block = slot.inputs(layout.size)
         layout.write(block, inputs, cache.block_tokens, self._blocks)
         self._driver.copy_in(self._metadata.address, block, self._stream)
         self._runner.run(form, sizes, layout, end)
@@ -318,7 +319,10 @@ class GpuExecutor:
             self._seat_memory.grow(size)
             self._driver.fill(self._seat_memory.address, size, 0, self._stream)
         largest = self._largest_step()
-        self._make_room(largest, MetadataLayout.of(largest))
+        layout = MetadataLayout.of(largest)
+        self._make_room(largest, layout)
+        for slot in self._slots:
+            slot.reserve(self._driver, self._stream, layout.size, largest.logit_rows)
 
     def _largest_step(self) -> StepSizes:
         """The most tokens over the longest contexts; only steps that want more rows of logits take more."""

@@ -19,15 +19,21 @@ class StepSlot:
         self._inputs: Bytes | None = None
         self._results: Bytes | None = None
 
-    def inputs(self, driver: Driver, size: int) -> Bytes:
-        """Memory for a step's inputs; the step before that used the slot must be done."""
-        self._inputs = _at_least(driver, self._inputs, size)
+    def reserve(self, driver: Driver, stream: int, inputs: int, rows: int) -> None:
+        """Makes room for a step's inputs and for what it draws in so many rows; the step before that used the slot
+        must be done. Pinned memory may only go while nothing is queued, be it another slot's step."""
+        self._inputs = _at_least(driver, stream, self._inputs, inputs)
+        self._results = _at_least(driver, stream, self._results, max(1, rows) * 4 * (LOGPROB_WORDS + 1))
+
+    def inputs(self, size: int) -> Bytes:
+        """Memory for a step's inputs."""
+        assert self._inputs is not None, "room is made before a step is queued"
         return self._inputs[:size]
 
     def read(self, driver: Driver, stream: int, results: dict[str, int], rows: int, with_logprobs: bool) -> None:
         """Queues the copies of what was drawn, and after them the event."""
         if rows:
-            self._results = _at_least(driver, self._results, rows * 4 * (LOGPROB_WORDS + 1))
+            assert self._results is not None, "room is made before a step is queued"
             driver.copy_out(self._results[: 4 * rows], results["ids"], stream)
             if with_logprobs:
                 size = 4 * LOGPROB_WORDS * rows
@@ -51,9 +57,10 @@ class StepSlot:
         driver.destroy_event(self.done)
 
 
-def _at_least(driver: Driver, memory: Bytes | None, size: int) -> Bytes:
+def _at_least(driver: Driver, stream: int, memory: Bytes | None, size: int) -> Bytes:
     if memory is not None and len(memory) >= size:
         return memory
     if memory is not None:
+        driver.synchronize(stream)
         driver.free_pinned(memory)
     return driver.allocate_pinned(size + size // 4)
