@@ -25,18 +25,27 @@ def describe() -> str:
     return f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB, Linux {platform.release().split('-')[0]}"
 
 
-def measure_peaks(threads: int, folder: Path, under: Sequence[str] = ()) -> dict[str, float]:
-    """Bytes (`read`) and multiply-adds (`int8`, `bf16`, `fp32`) a second; empty where there is no C compiler."""
+def build_peaks(folder: Path) -> Path | None:
+    """The program that measures peaks, in `folder`; None where there is no C compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
-        return {}
-    program = folder / "peaks"
-    folder.mkdir(parents=True, exist_ok=True)
+        return None
+    program = folder.resolve() / "peaks"
+    program.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(
         [compiler, "-O3", "-march=native", "-pthread", str(_SOURCE), "-o", str(program)], check=True, timeout=120
     )
-    result = subprocess.run(
-        [*under, str(program), str(threads)], check=True, capture_output=True, text=True, timeout=600
-    )
+    return program
+
+
+def measure_peaks(
+    program: Path | None, threads: int, under: Sequence[str] = (), kind: str | None = None
+) -> dict[str, float]:
+    """Bytes (`read`, `read_small`) and multiply-adds (`int8`, `bf16`, `fp32`) a second, all or of one kind; empty
+    without the program."""
+    if program is None:
+        return {}
+    command = [*under, str(program), str(threads), *([kind] if kind else [])]
+    result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
     peaks: dict[str, float] = json.loads(result.stdout)
     return peaks

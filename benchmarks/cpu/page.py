@@ -80,25 +80,32 @@ def _outcome_row(outcome: Outcome) -> list[str]:
 
 
 def _bounds(results: Results, small: ModelResults) -> Iterator[list[str]]:
-    for name, kind, limits in (
-        *((f"Tessera {dtype}", "read", targets.READ_SHARE) for dtype in ("int4", "int8", "bf16")),
-        ("Tessera int8", "int8", targets.INT8_SHARE),
-    ):
-        work = DECODE_1 if kind == "read" else PREFILL
-        peak = statistics.median(results.peaks[kind]) if results.peaks.get(kind) else None
-        speed = figure(small.samples, name, work.name)
+    for dtype in ("int4", "int8", "bf16"):
+        name = f"Tessera {dtype}"
+        speed, memory = figure(small.samples, name, DECODE_1.name), small.bandwidths.get(name)
         share = None
-        if peak and speed and small.shape and name in small.bytes:
-            if kind == "read":
-                context = work.prompt + work.new / 2
-                share = bytes_per_second(speed, small.bytes[name], small.shape, context) / peak
-            else:
-                share = multiply_adds_per_second(speed, work.prompt, small.shape) / peak
-        title = "bytes read, 1 user" if kind == "read" else "int8 multiply-adds, prefill 512"
-        unit = "GB/s" if kind == "read" else "GMAC/s"
-        bound = f"{peak / 1e9:,.0f} {unit}" if peak else "–"
-        row = [title, name, rate(speed), "the machine", bound, percent(share), "", *map(percent, limits)]
-        yield [*row, verdict(share, *limits)]
+        if memory and small.shape and name in small.bytes:
+            context = DECODE_1.prompt + DECODE_1.new / 2
+            needed = bytes_per_second(1.0, small.bytes[name], small.shape, context)
+            samples = small.samples[name][DECODE_1.name]
+            share = statistics.median(needed * rate / read for rate, read in zip(samples, memory, strict=False))
+        bound = f"{statistics.median(memory) / 1e9:,.0f} GB/s" if memory else "–"
+        yield _bound_row("bytes read, 1 user", name, speed, bound, share, targets.READ_SHARE)
+    peak = statistics.median(results.peaks["int8"]) if results.peaks.get("int8") else None
+    name = "Tessera int8"
+    speed = figure(small.samples, name, PREFILL.name)
+    share = None
+    if peak and speed and small.shape:
+        share = multiply_adds_per_second(speed, PREFILL.prompt, small.shape) / peak
+    bound = f"{peak / 1e9:,.0f} GMAC/s" if peak else "–"
+    yield _bound_row("int8 multiply-adds, prefill 512", name, speed, bound, share, targets.INT8_SHARE)
+
+
+def _bound_row(
+    title: str, name: str, speed: float | None, bound: str, share: float | None, limits: tuple[float, float]
+) -> list[str]:
+    row = [title, name, rate(speed), "the machine", bound, percent(share), "", *map(percent, limits)]
+    return [*row, verdict(share, *limits)]
 
 
 def _works(model: ModelResults) -> list[Work]:
@@ -202,6 +209,9 @@ def _raw(results: Results) -> Iterator[str]:
         rows = [[kind, *(f"{value / 1e9:,.1f}" for value in values)] for kind, values in results.peaks.items()]
         yield "Bounds of the machine by round, GB or billions of multiply-adds a second.\n\n" + _rounds_table(rows)
     for model in results.models.values():
+        if model.bandwidths:
+            rows = [[name, *(f"{value / 1e9:,.1f}" for value in values)] for name, values in model.bandwidths.items()]
+            yield f"{model.title}: reading beside each decode of one user, GB a second.\n\n" + _rounds_table(rows)
         rows = [
             [f"{name}, {work}", *(f"{value:,.1f}" for value in values), f"{spread(values):.0%}"]
             for name, samples in model.samples.items()

@@ -1,8 +1,10 @@
 /* What this machine can do at most: bytes read a second, and multiply-adds a second by kind.
  *
- * cc -O3 -march=native -pthread peaks.c -o peaks && ./peaks THREADS
+ * cc -O3 -march=native -pthread peaks.c -o peaks && ./peaks THREADS [KIND]
  *
- * Prints one JSON object. Each thread stays on a core of its own. Kinds that the processor lacks are left out.
+ * Prints one JSON object, of all kinds or of one. Each thread stays on a core of its own. Kinds that the processor lacks
+ * are left out. `read` goes through far more than the caches hold; `read_small` through about what a small model's
+ * weights take, of which caches may keep a part.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -14,12 +16,12 @@
 #include <sys/mman.h>
 #include <time.h>
 
-/* About what a small model's weights take, so that the caches hold the same part of it. */
-#define BYTES ((size_t)128 << 20)
+#define BYTES ((size_t)512 << 20)
+#define SMALL_BYTES ((size_t)128 << 20)
 #define STREAMS 4
 #define RUNS 20
 
-enum kind { READ, INT8, BF16, FP32 };
+enum kind { READ, READ_SMALL, INT8, BF16, FP32 };
 
 static pthread_barrier_t barrier;
 static char *buffer;
@@ -33,8 +35,8 @@ static double now(void) {
 }
 
 /* Several places at once in 256 bytes each: one stream alone does not keep the memory busy. */
-static void read_part(int index) {
-    const size_t count = BYTES / threads / STREAMS / sizeof(uint64_t);
+static void read_part(int index, size_t bytes) {
+    const size_t count = bytes / threads / STREAMS / sizeof(uint64_t);
     const uint64_t *part = (const uint64_t *)buffer + index * STREAMS * count;
     uint64_t sums[32] = {0};
     for (size_t at = 0; at + 32 <= count; at += 32)
@@ -65,12 +67,12 @@ static void compute(enum kind kind) {
 static int supported(enum kind kind) {
     if (kind == INT8) return __builtin_cpu_supports("avx512vnni");
     if (kind == BF16) return __builtin_cpu_supports("avx512bf16");
-    return kind == READ || __builtin_cpu_supports("avx512f");
+    return kind <= READ_SMALL || __builtin_cpu_supports("avx512f");
 }
 #else
 #define LOOPS 0L
 static void compute(enum kind kind) { (void)kind; }
-static int supported(enum kind kind) { return kind == READ; }
+static int supported(enum kind kind) { return kind <= READ_SMALL; }
 #endif
 
 struct part {
@@ -89,7 +91,8 @@ static void *work(void *argument) {
     for (int run = 0; run < RUNS; run++) {
         pthread_barrier_wait(&barrier);
         const double started = now();
-        if (part->kind == READ) read_part(part->index);
+        if (part->kind == READ) read_part(part->index, BYTES);
+        else if (part->kind == READ_SMALL) read_part(part->index, SMALL_BYTES);
         else compute(part->kind);
         pthread_barrier_wait(&barrier);
         const double seconds = now() - started;
@@ -112,11 +115,11 @@ static double best_seconds(enum kind kind) {
 }
 
 int main(int count, char **arguments) {
-    static const char *names[] = {"read", "int8", "bf16", "fp32"};
-    static const int lanes[] = {0, 64, 32, 16};
+    static const char *names[] = {"read", "read_small", "int8", "bf16", "fp32"};
+    static const int lanes[] = {0, 0, 64, 32, 16};
     threads = count > 1 ? atoi(arguments[1]) : 1;
     if (threads < 1 || threads > 64) {
-        fprintf(stderr, "peaks THREADS, from 1 to 64\n");
+        fprintf(stderr, "peaks THREADS [KIND], from 1 to 64\n");
         return 2;
     }
     buffer = aligned_alloc(1 << 21, BYTES);
@@ -126,10 +129,15 @@ int main(int count, char **arguments) {
     }
     madvise(buffer, BYTES, MADV_HUGEPAGE);
     memset(buffer, 1, BYTES);
-    printf("{\"read\": %.4g", BYTES / best_seconds(READ));
-    for (enum kind kind = INT8; kind <= FP32; kind++)
-        if (supported(kind))
-            printf(", \"%s\": %.4g", names[kind], (double)threads * LOOPS * 12 * lanes[kind] / best_seconds(kind));
-    printf("}\n");
+    const char *before = "{";
+    for (enum kind kind = READ; kind <= FP32; kind++) {
+        if (!supported(kind) || (count > 2 && strcmp(arguments[2], names[kind]))) continue;
+        const double work = kind == READ         ? (double)BYTES
+                            : kind == READ_SMALL ? (double)SMALL_BYTES
+                                                 : (double)threads * LOOPS * 12 * lanes[kind];
+        printf("%s\"%s\": %.4g", before, names[kind], work / best_seconds(kind));
+        before = ", ";
+    }
+    printf("%s\n", *before == '{' ? "{}" : "}");
     return 0;
 }

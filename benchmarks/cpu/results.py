@@ -27,6 +27,9 @@ class ModelResults(msgspec.Struct):
     """The settings that were best: contender, work."""
     tuning: dict[str, dict[str, dict[str, float]]] = {}
     """Contender, settings, work: what looking for them measured."""
+    bandwidths: dict[str, list[float]] = {}
+    """Of Tessera's packages: bytes a second that the memory gave just before and after the decode of one user, one of
+    each round. It may change within seconds on a machine whose memory others share."""
     perplexity: dict[str, float] = {}
     bytes: dict[str, int] = {}
     """Of the files, and for a package of its weights."""
@@ -43,7 +46,7 @@ class Results(msgspec.Struct):
     threads: int
     versions: dict[str, str] = {}
     peaks: dict[str, list[float]] = {}
-    """Bytes (`read`) and multiply-adds (`int8`, `bf16`, `fp32`) a second, one of each round."""
+    """Bytes (`read`, `read_small`) and multiply-adds (`int8`, `bf16`, `fp32`) a second, one of each round."""
     disturbance: list[float] = []
     """The share that others took during each counted measurement."""
     repeated: int = 0

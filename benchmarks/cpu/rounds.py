@@ -39,8 +39,12 @@ class Runner:
     scratch: Path
     under: Sequence[str] = ()
     """A command that is put before every driver."""
+    peaks: Path | None = None
+    """The program that measures what the machine can do (`machine.build_peaks`)."""
     disturbance: list[float] = field(default_factory=list)
     repeated: int = 0
+    bandwidths: dict[str, float] = field(default_factory=dict)
+    """By contender: what the memory gave beside its last decode of one user, bytes a second."""
     pause: float = 5.0
     """Seconds to wait after a disturbed measurement, so that a short disturbance can pass."""
 
@@ -64,6 +68,7 @@ class Runner:
             "work": [each.as_job() for each in work],
             "prompts": self.prompts,
             "windows": windows,
+            "peaks": str(self.peaks) if self.peaks else None,
         }
         job.write_text(json.dumps(content), encoding="utf-8")
         python = sys.executable if driver == TESSERA else str(self.peers)
@@ -120,6 +125,8 @@ class Runner:
             for candidate, together in groups.values():
                 for row in self.run(contender.driver, candidate, together):
                     samples[contender.name][row["work"]] = row["tok_s"]
+                    if "read" in row:
+                        self.bandwidths[contender.name] = row["read"]
         return samples
 
 

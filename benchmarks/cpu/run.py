@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.cpu import idle, scaling
-from benchmarks.cpu.machine import describe, measure_peaks
+from benchmarks.cpu.machine import build_peaks, describe, measure_peaks
 from benchmarks.cpu.page import LARGE, SMALL
 from benchmarks.cpu.peers import versions
 from benchmarks.cpu.prepare import ROOT, Prepared, Say, Source
@@ -58,7 +58,8 @@ def measure(
 ) -> Results:
     """Everything. Raises `MachineBusy` if others disturb it for long."""
     tokenizer = Tokenizer(small[0].checkpoint)
-    runner = Runner(options.peers, prompts(tokenizer), options.threads, options.folder, options.under)
+    peaks = build_peaks(options.folder)
+    runner = Runner(options.peers, prompts(tokenizer), options.threads, options.folder, options.under, peaks)
     results = Results(
         when=datetime.date.today().isoformat(),
         machine=describe(),
@@ -129,11 +130,13 @@ def measure_model(
         model.bytes[contender.name] = size(contender.driver, best)
     for number in range(1, rounds + 1):
         say(f"{source.title}: round {number} of {rounds}")
-        for kind, value in measure_peaks(options.threads, options.folder, options.under).items():
+        for kind, value in measure_peaks(runner.peaks, options.threads, options.under).items():
             results.peaks.setdefault(kind, []).append(value)
         for name, rates in runner.round(field, choice, works).items():
             for work, value in rates.items():
                 model.samples[name].setdefault(work, []).append(value)
+        for name, bandwidth in runner.bandwidths.items():
+            model.bandwidths.setdefault(name, []).append(bandwidth)
     return model
 
 

@@ -4,7 +4,8 @@ A driver is called with the path of a job, a JSON object:
 
 - `model`: the file or folder to load, `threads`, and `settings`, whose keys are the driver's own,
 - `work`: what to measure (`benchmarks.cpu.work.Work`), `prompts`: lists of token ids by their length,
-- `windows`: lists of token ids whose perplexity is to be computed, or none.
+- `windows`: lists of token ids whose perplexity is to be computed, or none,
+- `peaks`: the program of `benchmarks.cpu.machine`, or null.
 
 It prints one JSON object in a line per measurement, {"work": name, "tok_s": number}, or {"perplexity": number}, and
 last of all {"others": share}: what everything else on the machine took of its processor time meanwhile.

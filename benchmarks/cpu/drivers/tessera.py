@@ -1,7 +1,8 @@
 """Tessera: the engine of `tessera bench`, in this process, its scheduler and sampling included.
 
 `settings`: `steps`, token counts whose steps are timed alone. The windows of a perplexity are computed like a prompt,
-one step of the package's limit after another.
+one step of the package's limit after another. Beside a decode of one user, `read` says how fast memory was just before
+and after it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cpu.drivers.protocol import Job, serve, surprise
+from benchmarks.cpu.machine import measure_peaks
+from benchmarks.cpu.work import DECODE_1
 from tessera.benchmarking.engine_bench import bench_package
 from tessera.benchmarking.workload import Workload
 from tessera_runtime.executor.interface import Executor, StepBatch
@@ -70,12 +73,19 @@ def perplexity(executor: Executor, windows: list[list[int]]) -> float:
     return math.exp(total / scored)
 
 
+def bandwidth(job: Job) -> float:
+    return measure_peaks(Path(job["peaks"]), job["threads"], kind="read")["read"]
+
+
 def measure(job: Job) -> Iterator[dict[str, Any]]:
     path = Path(job["model"])
     for work in job["work"]:
+        bound = work["name"] == DECODE_1.name and job["peaks"] is not None
+        before = bandwidth(job) if bound else 0.0
         figures = bench_package(path, workload(work), threads=job["threads"])
         rate = figures.decode_tok_s[work["users"]] if work["new"] else figures.prefill_tok_s[work["prompt"]]
-        yield {"work": work["name"], "tok_s": rate}
+        row = {"work": work["name"], "tok_s": rate}
+        yield {**row, "read": (before + bandwidth(job)) / 2} if bound else row
     steps = job["settings"].get("steps", ())
     if not steps and not job["windows"]:
         return
