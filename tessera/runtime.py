@@ -18,9 +18,11 @@ class Device:
     """Something that programs run on."""
 
     kind: str
-    """`cpu`."""
+    """`cpu`, `cuda` or `hip`."""
     name: str
     memory_bytes: int
+    architecture: str = ""
+    """Of a GPU, as targets spell it: `sm90`, `gfx942`."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Capabilities:
 
 
 def capabilities() -> Capabilities:
-    """Looks at the machine; takes a few milliseconds."""
+    """Looks at the machine; takes a few milliseconds, and where there is a GPU as long as its driver needs to wake."""
     from tessera_runtime.observe.capabilities import capabilities as look
 
     facts = look()
@@ -88,7 +90,10 @@ def capabilities() -> Capabilities:
         bfloat16=bool(features & BFLOAT16),
         int8_dot=bool(features & INT8_DOT),
         mesh={"tp": 1, "pp": 1, "dp": 1},
-        devices=(Device("cpu", facts["processor"], facts["memory_bytes"]),),
+        devices=(
+            *(Device(**device) for device in facts["devices"]),
+            Device("cpu", facts["processor"], facts["memory_bytes"]),
+        ),
     )
 
 
@@ -96,8 +101,17 @@ def target_for(module: Module) -> tuple[str, str] | None:
     """The target, and its class or "", that this machine would run of a package; None if there is none."""
     from tessera_runtime.errors import TargetUnavailable
     from tessera_runtime.executor.cpu.processor import choose_class, read_processor
+    from tessera_runtime.executor.gpu.discovery import found_devices
+    from tessera_runtime.executor.gpu.targets import fitting_targets
     from tessera_runtime.loading import PREFERENCE
+    from tessera_runtime.package.gpu_program_check import is_gpu_target
 
+    names = [target.name for target in module.manifest.targets]
+    # Without a target for any GPU no driver has to be asked.
+    if any(is_gpu_target(name) for name in names):
+        for device in found_devices():
+            for fit in fitting_targets(device, names):
+                return fit.target, ""
     for name in PREFERENCE:
         if module.manifest.target(name) is None:
             continue

@@ -19,6 +19,7 @@ from tessera_compiler.module import CompiledModule
 from tessera_compiler.targets.triton.architectures import ARCHITECTURES
 from tessera_pack.checkpoint import Checkpoint
 from tessera_pack.errors import OptionInvalid
+from tessera_pack.memory_plan import main_program, memory_plan
 from tessera_pack.mesh import parse_mesh
 from tessera_pack.safetensors_writer import SafetensorsLayout, TensorPlan
 from tessera_pack.sources import ResolvedSource, resolve_source
@@ -26,14 +27,11 @@ from tessera_pack.text_files import write_text_files
 from tessera_pack.weights import pack_weights, physical_shape
 from tessera_pack.writer import PackageWriter
 from tessera_runtime.package.manifest import (
-    ArenaMemory,
     Autotune,
     Compat,
     Evidence,
     KvCache,
-    KvMemory,
     Manifest,
-    Memory,
     Mesh,
     Model,
     Name,
@@ -300,8 +298,7 @@ def _manifest(
     writer: PackageWriter,
 ) -> Manifest:
     programs = {target.name: target.program for target in compiled.targets}
-    program = programs.get("cpu") or next(iter(programs.values()))
-    cache, arena, limits = program["cache"], program["arena"], program["limits"]
+    cache = main_program(programs)["cache"]
     pages = max(1, -(-compiled.max_model_len // cache["block_tokens"]))
     config = facts.config
     return Manifest(
@@ -324,21 +321,7 @@ def _manifest(
             hidden_size=int(config.get("hidden_size") or config.get("n_embd") or 1),
             context_length=compiled.max_model_len,
         ),
-        memory=Memory(
-            weights_bytes=SafetensorsLayout(_plans(compiled)).file_size,
-            arena=ArenaMemory(
-                bytes=arena["bytes"],
-                bytes_per_token=arena["bytes_per_token"],
-                bytes_per_logit_row=arena["bytes_per_logit_row"],
-            ),
-            kv=KvMemory(
-                block_tokens=cache["block_tokens"],
-                bytes_per_block=cache["bytes_per_block"],
-                bytes_per_token=cache["bytes_per_block"] // cache["block_tokens"],
-            ),
-            max_tokens=limits["max_tokens"],
-            max_model_len=limits["max_model_len"],
-        ),
+        memory=memory_plan(programs, SafetensorsLayout(_plans(compiled)).file_size),
         targets=tuple(
             Target(name=name, abi=each["abi"], classes=tuple(each.get("classes", {})))
             for name, each in programs.items()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera_runtime.executor.cpu.processor import physical_cores, read_processor, usable_cores
+from tessera_runtime.executor.gpu.discovery import found_devices
 from tessera_runtime.loading import PREFERENCE
 from tessera_runtime.package.manifest import READABLE_FORMATS
 from tessera_runtime.package.reader import SUPPORTED_ABIS
@@ -21,10 +22,11 @@ FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf
 
 
 def capabilities() -> dict[str, Any]:
-    """Plain values: the processor and its classes, cores, memory, and what this runtime reads and executes."""
+    """Plain values: the processor and its classes, cores, memory, GPUs, and what this runtime reads and executes."""
     processor = read_processor()
     cores = usable_cores()
     memory = _memory()
+    devices = found_devices()
     return {
         "machine": processor.machine,
         "processor": _processor_name(),
@@ -34,7 +36,16 @@ def capabilities() -> dict[str, Any]:
         "physical_cores": physical_cores(cores),
         "memory_bytes": memory.get("MemTotal", 0),
         "available_memory_bytes": memory.get("MemAvailable", 0),
-        "backends": list(PREFERENCE),
+        "backends": [*(f"{device.family}-{device.architecture}" for device in devices), *PREFERENCE],
+        "devices": [
+            {
+                "kind": device.family,
+                "name": device.name,
+                "architecture": device.architecture,
+                "memory_bytes": device.memory_bytes,
+            }
+            for device in devices
+        ],
         "formats": list(READABLE_FORMATS),
         "abis": list(SUPPORTED_ABIS),
         "numerics": ["deterministic"],

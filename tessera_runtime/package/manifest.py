@@ -101,14 +101,24 @@ class KvMemory(_Part, frozen=True, kw_only=True):
     bytes_per_token: Count
 
 
+class DeviceMemory(_Part, frozen=True, kw_only=True):
+    """What a GPU target takes on its device."""
+
+    weights_bytes: Count
+    arena: ArenaMemory
+    kv: KvMemory
+
+
 class Memory(_Part, frozen=True, kw_only=True):
-    """Everything the package needs in memory, known before it runs."""
+    """Everything the package needs in memory, known before it runs. `devices` has the GPU targets by name; all else is
+    of `cpu` or, without it, of the first target."""
 
     weights_bytes: Count
     arena: ArenaMemory
     kv: KvMemory
     max_tokens: Positive
     max_model_len: Positive
+    devices: dict[Name, DeviceMemory] = {}
 
 
 class Target(_Part, frozen=True, kw_only=True):
@@ -242,6 +252,9 @@ def check_manifest(manifest: Manifest) -> None:
     names = [target.name for target in manifest.targets]
     if not names or len(set(names)) != len(names):
         raise ManifestInvalid("manifest.yaml must name at least one target, and each once, in `targets`.")
+    strangers = sorted(set(manifest.memory.devices) - set(names))
+    if strangers:
+        raise ManifestInvalid(f"manifest.yaml: memory.devices names {strangers[0]!r}, which `targets` does not.")
     mesh = manifest.mesh
     if mesh.tp * mesh.pp > len(paths):
         raise ManifestInvalid(

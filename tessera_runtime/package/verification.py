@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tessera_runtime.errors import PackageNotFound, ProgramInvalid, TesseraError
+from tessera_runtime.errors import PackageNotFound, TesseraError
 from tessera_runtime.package.gpu_program_check import gpu_checks, is_gpu_target
+from tessera_runtime.package.memory_check import check_device_memory, check_memory
 from tessera_runtime.package.program_check import (
     check_arena,
     check_cache,
@@ -82,14 +83,14 @@ def _check_target(package: Package, target: str, run: Callable[[str, Callable[[]
     run(f"{target}: abi", load)
     if not loaded:
         return
-    program = loaded[0]
+    program, memory = loaded[0], package.manifest.memory
     checks: dict[str, Callable[[], str]] = {
         "weights": lambda: check_weights(program, package.weights().entries),
         "launches": lambda: check_launches(program, len(program["cache"]["layers"])),
         "kernels": lambda: check_kernels(program),
         "arena": lambda: check_arena(program),
         "cache": lambda: check_cache(program),
-        "memory plan": lambda: _check_memory_plan(package, program),
+        "memory plan": lambda: check_memory(memory, program),
     }
     if is_gpu_target(target):
         checks = gpu_checks(
@@ -97,6 +98,7 @@ def _check_target(package: Package, target: str, run: Callable[[str, Callable[[]
             lambda: package.weights().entries,
             lambda name: package.read_bytes(f"tile_kernels/{target}/{name}"),
         )
+        checks["memory plan"] = lambda: check_device_memory(memory.devices.get(target), program)
     if target == "cpu":
         checks["objects"] = lambda: _check_objects(package, program)
     for name, check in checks.items():
@@ -105,24 +107,6 @@ def _check_target(package: Package, target: str, run: Callable[[str, Callable[[]
             return shielded(check, name)
 
         run(f"{target}: {name}", action)
-
-
-def _check_memory_plan(package: Package, program: dict[str, Any]) -> str:
-    """What the manifest promises to need must be what the program needs."""
-    memory = package.manifest.memory
-    promised = {
-        "arena.bytes": (memory.arena.bytes, program["arena"]["bytes"]),
-        "arena.bytes_per_token": (memory.arena.bytes_per_token, program["arena"]["bytes_per_token"]),
-        "arena.bytes_per_logit_row": (memory.arena.bytes_per_logit_row, program["arena"]["bytes_per_logit_row"]),
-        "kv.bytes_per_block": (memory.kv.bytes_per_block, program["cache"]["bytes_per_block"]),
-        "kv.block_tokens": (memory.kv.block_tokens, program["cache"]["block_tokens"]),
-        "max_tokens": (memory.max_tokens, program["limits"]["max_tokens"]),
-        "max_model_len": (memory.max_model_len, program["limits"]["max_model_len"]),
-    }
-    for name, (manifest, actual) in promised.items():
-        if actual > manifest or (actual != manifest and not name.startswith("arena")):
-            raise ProgramInvalid(f"The manifest says {name} is {manifest}, but the program needs {actual}.")
-    return "as the manifest says"
 
 
 def _check_objects(package: Package, program: dict[str, Any]) -> str:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import msgspec
 import pytest
 from conftest import Run
 from tiny_package import tiny_program, write_tiny
 
 from tessera.cli.commands.plan_command import PROCESS_BYTES, make_plan
-from tessera_runtime.errors import TargetUnavailable, TesseraError
+from tessera_runtime.errors import DriverUnavailable, TargetUnavailable, TesseraError
+from tessera_runtime.executor.gpu import discovery
 from tessera_runtime.loading import load_executor
+from tessera_runtime.package.manifest import (
+    ArenaMemory,
+    DeviceMemory,
+    FileEntry,
+    KvMemory,
+    Target,
+    write_manifest,
+)
 from tessera_runtime.package.program_check import check_arena, check_cache, check_kernels, check_launches, check_weights
 from tessera_runtime.package.reader import open_package
 
@@ -55,13 +66,51 @@ def test_plan_says_how_many_users_fit(run: Run, package: Path) -> None:
 
 
 def test_plan_lists_lengths_up_to_the_context(package: Path) -> None:
-    import msgspec
-
     memory = open_package(package).manifest.memory
     long = msgspec.structs.replace(memory, max_model_len=8192)
     assert [row["tokens"] for row in make_plan(long, 1 << 33)["users"]] == [512, 2048, 8192]
     longer = msgspec.structs.replace(memory, max_model_len=10_000)
     assert [row["tokens"] for row in make_plan(longer, 1 << 33)["users"]] == [512, 2048, 8192, 10_000]
+
+
+def say_there_is_a_gpu_target(package: Path) -> None:
+    manifest = open_package(package, verify="sizes").manifest
+    program = package / "tile_kernels" / "cuda-sm90" / "program.json"
+    program.parent.mkdir(parents=True)
+    program.write_text("{}")
+    entry = FileEntry(path="tile_kernels/cuda-sm90/program.json", size=2, sha256=hashlib.sha256(b"{}").hexdigest())
+    memory = DeviceMemory(
+        weights_bytes=1 << 20,
+        arena=ArenaMemory(bytes=1 << 20, bytes_per_token=1024, bytes_per_logit_row=1024),
+        kv=KvMemory(block_tokens=64, bytes_per_block=1 << 16, bytes_per_token=1 << 10),
+    )
+    changed = msgspec.structs.replace(
+        manifest,
+        targets=(*manifest.targets, Target(name="cuda-sm90", abi=1, classes=())),
+        memory=msgspec.structs.replace(manifest.memory, devices={"cuda-sm90": memory}),
+        files=tuple(sorted([*manifest.files, entry], key=lambda each: each.path)),
+    )
+    (package / "manifest.yaml").write_bytes(write_manifest(changed))
+
+
+def test_plan_for_a_gpu_counts_what_lies_on_it(
+    run: Run, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = Path(shutil.copytree(package, tmp_path / "copy.tspkg"))
+    say_there_is_a_gpu_target(package)
+    plan = run("plan", package, "--target", "cuda-sm90", "--memory", "16MiB", "--json").json
+    assert (plan["weights_bytes"], plan["activations_bytes"]) == (1 << 20, (1 << 20) + 8 * 2048)
+    assert plan["cache_bytes"] == int(((14 << 20) - 8 * 2048) * 0.92)
+    assert plan["users"] == [{"tokens": 64, "users": plan["cache_bytes"] >> 16, "bytes_per_user": 1 << 16}]
+    missing = run("plan", package, "--target", "cuda-sm80", "--memory", "16MiB")
+    assert missing.code != 0 and "has no target 'cuda-sm80'" in missing.err
+
+    def no_driver(family: str) -> NoReturn:
+        raise DriverUnavailable(f"no driver of {family}")
+
+    monkeypatch.setattr(discovery, "open_driver", no_driver)
+    nowhere = run("plan", package, "--target", "cuda-sm90")
+    assert nowhere.code != 0 and "no device that runs cuda-sm90" in nowhere.err and "--memory" in nowhere.err
 
 
 def test_verify_passes_a_sound_package(run: Run, package: Path) -> None:

@@ -8,17 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from fake_driver import Misuse
 from replay import Mismatch, replay
 from toy_program import toy_program, write_code
 
+from tessera_pack.memory_plan import memory_plan
 from tessera_runtime.errors import ProgramInvalid, TesseraError
 from tessera_runtime.executor.gpu.arena_check import check_arena, sizes_to_try
 from tessera_runtime.executor.gpu.binding import LaunchBinder
 from tessera_runtime.executor.gpu.grid import StepSizes, evaluate_grid, parse_entry
 from tessera_runtime.executor.gpu.program import GpuProgram, read_program
 from tessera_runtime.package.gpu_program_check import gpu_checks
+from tessera_runtime.package.memory_check import check_device_memory
 
 SIZES = StepSizes(8, 3, 4, 4, 2, 1, 1)
 
@@ -173,6 +176,18 @@ def test_verification_runs_without_a_device(tmp_path: Path) -> None:
     assert {name for name, text in results(raw).items() if text != results(broken)[name]} == {
         *("weights", "cache", "code objects", "launches")
     }
+
+
+def test_the_manifest_is_held_to_what_the_program_takes() -> None:
+    raw = toy_program()
+    promised = memory_plan({"cuda-sm90": raw}, 1 << 20).devices["cuda-sm90"]
+    assert promised.weights_bytes == 256, "64 bytes, rounded up"
+    assert check_device_memory(promised, raw) == "as the manifest says"
+    for change in ({"weights_bytes": 64}, {"kv": msgspec.structs.replace(promised.kv, bytes_per_block=128)}):
+        with pytest.raises(ProgramInvalid, match=f"{next(iter(change))}.* is (64|128), but the program needs 256"):
+            check_device_memory(msgspec.structs.replace(promised, **change), raw)
+    with pytest.raises(ProgramInvalid, match="does not say what the target takes"):
+        check_device_memory(None, raw)
 
 
 def test_all_of_a_program_is_typed() -> None:

@@ -12,6 +12,7 @@ import pytest
 from fake_driver import FakeDriver
 from toy_program import toy_driver, toy_program, write_code
 
+from tessera import runtime
 from tessera_runtime import loading
 from tessera_runtime.errors import (
     DeviceMemoryTooSmall,
@@ -19,6 +20,7 @@ from tessera_runtime.errors import (
     DriverUnavailable,
     TargetUnavailable,
 )
+from tessera_runtime.executor.gpu import discovery
 from tessera_runtime.executor.gpu.driver import Device
 from tessera_runtime.executor.gpu.program import read_program
 from tessera_runtime.executor.gpu.targets import Fit, family_of, fitting_targets
@@ -98,6 +100,19 @@ class Machine:
 
 def load(package: ToyPackage, notices: list[str], target: str | None = None) -> Any:
     return loading.load_executor(package, target=target, notice=notices.append)  # type: ignore[arg-type]
+
+
+def test_what_the_machine_has_is_listed(package: ToyPackage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "open_driver", Machine(monkeypatch, None).open)
+    nothing = runtime.capabilities()
+    assert [device.kind for device in nothing.devices] == ["cpu"]
+    assert nothing.backends == ("cpu", "reference")
+    machine = Machine(monkeypatch, H200)
+    monkeypatch.setattr(discovery, "open_driver", machine.open)
+    found = runtime.capabilities()
+    assert found.devices[0] == runtime.Device("cuda", "NVIDIA H200", 141 << 30, "sm90")
+    assert found.backends == ("cuda-sm90", "cpu", "reference")
+    assert runtime.target_for(package) == ("cuda-sm90", "")  # type: ignore[arg-type]
 
 
 def test_a_device_goes_before_the_processor(package: ToyPackage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from tessera.cli.options import json_option
 @click.command("info")
 @json_option
 def command(as_json: bool) -> None:
-    """Show what this machine can run: its class, cores and memory, and what this runtime reads."""
+    """Show what this machine can run: its class, cores, memory and GPUs, and what this runtime reads."""
     from tessera.cli.output import print_facts, print_json
     from tessera_runtime.observe.capabilities import capabilities
     from tessera_runtime.package.sizes import readable_size
@@ -27,6 +27,10 @@ def command(as_json: bool) -> None:
         (
             "memory",
             f"{readable_size(facts['memory_bytes'])}, {readable_size(facts['available_memory_bytes'])} available",
+        ),
+        *(
+            ("device", f"{each['name']}, {each['kind']}-{each['architecture']}, {readable_size(each['memory_bytes'])}")
+            for each in facts["devices"]
         ),
         ("backends", ", ".join(facts["backends"])),
         ("package formats read", ", ".join(map(str, facts["formats"]))),

@@ -11,7 +11,7 @@ import click
 from tessera.cli.options import Size, json_option, package_argument
 
 if TYPE_CHECKING:
-    from tessera_runtime.package.manifest import Memory
+    from tessera_runtime.package.manifest import DeviceMemory, Manifest, Memory
 
 LENGTHS = (512, 2048, 8192)
 PROCESS_BYTES = 160 << 20
@@ -20,9 +20,12 @@ PROCESS_BYTES = 160 << 20
 
 @click.command("plan")
 @package_argument
-@click.option("--memory", type=Size(), help="Memory to plan for, such as 8GiB. [default: what this machine has]")
+@click.option("--target", metavar="NAME", help="Plan for this GPU target and the memory of its device.")
+@click.option(
+    "--memory", type=Size(), help="Memory to plan for, such as 8GiB. [default: what this machine or its device has]"
+)
 @json_option
-def command(package: Path, memory: int | None, as_json: bool) -> None:
+def command(package: Path, target: str | None, memory: int | None, as_json: bool) -> None:
     """Say what a package needs in memory and how many users fit.
 
     A user of length n holds the cache of n tokens, prompt and answer together. Nothing of the package is run or hashed.
@@ -32,15 +35,16 @@ def command(package: Path, memory: int | None, as_json: bool) -> None:
     from tessera_runtime.package.sizes import readable_size
 
     manifest = open_package(package, verify="sizes").manifest
-    total = memory if memory is not None else _machine_memory()
-    plan = make_plan(manifest.memory, total)
+    device = _device_of(manifest, target)
+    total = memory if memory is not None else _memory_of(target if device is not None else None)
+    plan = make_plan(manifest.memory, total, device)
     if as_json:
         print_json(plan)
         return
     facts = [
         ("weights", plan["weights_bytes"]),
         ("activations, at most", plan["activations_bytes"]),
-        ("interpreter and tokenizer", plan["process_bytes"]),
+        ("graphs and the driver" if device is not None else "interpreter and tokenizer", plan["process_bytes"]),
         ("cache per token", plan["kv_bytes_per_token"]),
         ("left for the cache", plan["cache_bytes"]),
     ]
@@ -55,26 +59,31 @@ def command(package: Path, memory: int | None, as_json: bool) -> None:
         print("The package does not fit: not even one user of the shortest length would have room.")
 
 
-def make_plan(needs: Memory, total: int) -> dict[str, Any]:
-    """The plan for `total` bytes: every size in bytes, and for some lengths how many users fit."""
-    arena = needs.arena
-    activations = arena.bytes + needs.max_tokens * (arena.bytes_per_token + arena.bytes_per_logit_row)
-    cache = max(total - needs.weights_bytes - activations - PROCESS_BYTES, 0)
-    block = needs.kv.bytes_per_block
+def make_plan(needs: Memory, total: int, device: DeviceMemory | None = None) -> dict[str, Any]:
+    """The plan for `total` bytes, of a device if one is planned for: every size in bytes, and for some lengths how many
+    users fit."""
+    from tessera_runtime.executor.gpu.memory import SPARE_SHARE
+
+    own = device or needs
+    activations = own.arena.bytes + needs.max_tokens * (own.arena.bytes_per_token + own.arena.bytes_per_logit_row)
+    left = max(total - own.weights_bytes - activations, 0)
+    process = PROCESS_BYTES if device is None else left - int(left * SPARE_SHARE)
+    cache = max(left - process, 0)
+    block = own.kv.bytes_per_block
     lengths = sorted({length for length in LENGTHS if length < needs.max_model_len} | {needs.max_model_len})
     users = []
     for length in lengths:
-        per_user = -(-length // needs.kv.block_tokens) * block
+        per_user = -(-length // own.kv.block_tokens) * block
         users.append({"tokens": length, "users": cache // per_user if per_user else 0, "bytes_per_user": per_user})
     return {
         "memory_bytes": total,
-        "weights_bytes": needs.weights_bytes,
+        "weights_bytes": own.weights_bytes,
         "activations_bytes": activations,
-        "process_bytes": PROCESS_BYTES,
+        "process_bytes": process,
         "cache_bytes": cache,
-        "kv_bytes_per_token": needs.kv.bytes_per_token,
+        "kv_bytes_per_token": own.kv.bytes_per_token,
         "kv_bytes_per_block": block,
-        "kv_block_tokens": needs.kv.block_tokens,
+        "kv_block_tokens": own.kv.block_tokens,
         "max_tokens": needs.max_tokens,
         "max_model_len": needs.max_model_len,
         "users": users,
@@ -82,5 +91,29 @@ def make_plan(needs: Memory, total: int) -> dict[str, Any]:
     }
 
 
-def _machine_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def _device_of(manifest: Manifest, target: str | None) -> DeviceMemory | None:
+    """What is to be planned for: a GPU target's device, or None for this machine."""
+    from tessera_runtime.errors import TargetUnavailable
+
+    names = [each.name for each in manifest.targets]
+    if target is not None and target not in names:
+        raise TargetUnavailable(
+            f"The package has no target {target!r}; it has {', '.join(names)}.", hint="Choose another --target."
+        )
+    return None if target is None else manifest.memory.devices.get(target)
+
+
+def _memory_of(target: str | None) -> int:
+    """Of the device that runs the target, or of this machine for None."""
+    from tessera_runtime.errors import TargetUnavailable
+    from tessera_runtime.executor.gpu.discovery import found_devices
+    from tessera_runtime.executor.gpu.targets import fitting_targets
+
+    if target is None:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for device in found_devices():
+        if fitting_targets(device, [target]):
+            return device.memory_bytes
+    raise TargetUnavailable(
+        f"This machine has no device that runs {target}.", hint="Say how much memory the device has: --memory 80GiB."
+    )

@@ -27,7 +27,7 @@ from tessera_runtime.executor.batch_check import check_batch
 from tessera_runtime.executor.drawing import BITMASK, LOGPROB_WORDS, LOGPROBS, MAX_BIASES, Drawn, idle_draws
 from tessera_runtime.executor.gpu.driver import Driver
 from tessera_runtime.executor.gpu.grid import StepSizes
-from tessera_runtime.executor.gpu.memory import Region
+from tessera_runtime.executor.gpu.memory import SPARE_SHARE, Region
 from tessera_runtime.executor.gpu.metadata import MetadataLayout, StepInputs
 from tessera_runtime.executor.gpu.modules import ModuleLibrary
 from tessera_runtime.executor.gpu.program import GpuProgram
@@ -38,8 +38,6 @@ from tessera_runtime.executor.gpu.timing import LaunchTime
 from tessera_runtime.executor.gpu.weights import WeightSource, load_weights, weight_offsets
 from tessera_runtime.executor.interface import ExecutorLimits, StepBatch
 
-SPARE_SHARE = 0.92
-"""Of the free memory, what the cache may take: graphs and late modules need some."""
 USUAL_ROWS = 256
 """Rows of logits that room is made for at once."""
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from tessera_runtime.errors import DeviceMemoryTooSmall
 from tessera_runtime.executor.gpu.driver import Driver
 
+SPARE_SHARE = 0.92
+"""Of the free memory, what the cache may take: graphs and late modules need some."""
+
 
 @dataclass
 class Region:

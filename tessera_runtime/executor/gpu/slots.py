@@ -9,6 +9,7 @@ from tessera_runtime.executor.gpu.driver import Bytes, Driver
 
 IN_FLIGHT = 2
 """Steps that are queued at once: the device works on one while the host prepares the other."""
+SMALLEST = 4096
 
 
 class StepSlot:
@@ -16,8 +17,8 @@ class StepSlot:
 
     def __init__(self, driver: Driver) -> None:
         self.done = driver.create_event()
-        self._inputs: Bytes | None = None
-        self._results: Bytes | None = None
+        self._inputs = driver.allocate_pinned(SMALLEST)
+        self._results = driver.allocate_pinned(SMALLEST)
 
     def reserve(self, driver: Driver, stream: int, inputs: int, rows: int) -> None:
         """Makes room for a step's inputs and for what it draws in so many rows; the step before that used the slot
@@ -26,14 +27,12 @@ class StepSlot:
         self._results = _at_least(driver, stream, self._results, max(1, rows) * 4 * (LOGPROB_WORDS + 1))
 
     def inputs(self, size: int) -> Bytes:
-        """Memory for a step's inputs."""
-        assert self._inputs is not None, "room is made before a step is queued"
+        """Memory for a step's inputs, of no more than was reserved."""
         return self._inputs[:size]
 
     def read(self, driver: Driver, stream: int, results: dict[str, int], rows: int, with_logprobs: bool) -> None:
         """Queues the copies of what was drawn, and after them the event."""
         if rows:
-            assert self._results is not None, "room is made before a step is queued"
             driver.copy_out(self._results[: 4 * rows], results["ids"], stream)
             if with_logprobs:
                 size = 4 * LOGPROB_WORDS * rows
@@ -42,7 +41,7 @@ class StepSlot:
 
     def take(self, rows: int, with_logprobs: bool) -> Drawn:
         """The results, copied; the event must have been reached."""
-        if self._results is None or not rows:
+        if not rows:
             return Drawn(np.empty(0, np.int32), None)
         ids = self._results[: 4 * rows].view(np.int32).copy()
         if not with_logprobs:
@@ -51,16 +50,14 @@ class StepSlot:
         return Drawn(ids, raw.view(np.float32).reshape(rows, LOGPROB_WORDS).copy())
 
     def close(self, driver: Driver) -> None:
-        for memory in (self._inputs, self._results):
-            if memory is not None:
-                driver.free_pinned(memory)
+        driver.free_pinned(self._inputs)
+        driver.free_pinned(self._results)
         driver.destroy_event(self.done)
 
 
-def _at_least(driver: Driver, stream: int, memory: Bytes | None, size: int) -> Bytes:
-    if memory is not None and len(memory) >= size:
+def _at_least(driver: Driver, stream: int, memory: Bytes, size: int) -> Bytes:
+    if len(memory) >= size:
         return memory
-    if memory is not None:
-        driver.synchronize(stream)
-        driver.free_pinned(memory)
+    driver.synchronize(stream)
+    driver.free_pinned(memory)
     return driver.allocate_pinned(size + size // 4)
