@@ -18,7 +18,14 @@ from tessera_runtime.engine.batch import BatchBuilder, rows_of
 from tessera_runtime.engine.protocol import EngineStatistics, Failure, Output, Submit, TokenLogprob
 from tessera_runtime.engine.request import Request, check_submission, read_logprob
 from tessera_runtime.errors import DeviceLost, NumericalError, TesseraError
-from tessera_runtime.executor.interface import Executor, ExecutorLimits, StepBatch, StepOutput, run_step
+from tessera_runtime.executor.interface import (
+    Executor,
+    ExecutorLimits,
+    StepBatch,
+    StepOutput,
+    WeighingExecutor,
+    run_step,
+)
 from tessera_runtime.kvcache.block_pool import BlockPool
 from tessera_runtime.sampling.errors import LogitsNotFinite
 from tessera_runtime.sampling.sampler import sample
@@ -48,6 +55,7 @@ class EngineCore:
     def __init__(self, executor: Executor, limits: EngineLimits) -> None:
         of_program = executor.limits
         self._executor = executor
+        self._weigh = executor.weigh if isinstance(executor, WeighingExecutor) else None
         self._limits = ExecutorLimits(
             max_tokens=limits.max_batch_tokens,
             max_model_len=limits.max_model_len,
@@ -205,7 +213,7 @@ class EngineCore:
         """The tokens of the rows; -1 where the request was ended instead."""
         runs = None if output.peaks is None else (output.peaks.values, output.peaks.columns)
         try:
-            return sample(output.logits, [request.sampled for request in requests], runs).tolist()
+            return sample(output.logits, [request.sampled for request in requests], runs, self._weigh).tolist()
         except LogitsNotFinite as error:
             for row in error.rows:
                 self._fail(requests[row], error)

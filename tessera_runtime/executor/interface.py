@@ -6,10 +6,10 @@ logits of the rows asked for out. It knows no model, no request and no scheduler
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,11 @@ class Peaks:
     values: NDArray[np.float32]
     """[L, runs]; NaN where a run holds one."""
     columns: int
+
+
+Weigh: TypeAlias = Callable[[NDArray[np.float32], float, float], tuple[NDArray[np.float32], NDArray[np.float32], int]]
+"""exp((row - peak) / temperature) of a row of logits, its highest, and a temperature: a function of nothing else. Then
+the sums of runs of these weights, and how long runs are. The arrays hold until the next call."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,14 @@ class LendingExecutor(Protocol):
     def run(self, batch: StepBatch) -> StepOutput:
         """Runs one step; the arrays are the executor's own, and hold until the next."""
         ...
+
+
+@runtime_checkable
+class WeighingExecutor(Protocol):
+    """An executor that may have a faster way to weigh logits than NumPy."""
+
+    @property
+    def weigh(self) -> Weigh | None: ...
 
 
 def run_step(executor: Executor, batch: StepBatch) -> StepOutput:

@@ -4,13 +4,12 @@ Whatever a row's token depends on is in the row and in its `SampledSequence`: ev
 operations that know nothing of the others, with one uniform number of its own. So the batch cannot change an answer.
 
 The draw inverts the cumulative distribution over the tokens left, in order of their ids. To be fast over large
-vocabularies it is found in two stages: weights of all tokens in float32 with sums of runs of `RUN` tokens, then, in
-float64, the few tokens that matter.
+vocabularies it is found in two stages: weights of all tokens in float32 with sums of runs of them (`weighing`), then,
+in float64, the few tokens that matter.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -19,10 +18,12 @@ from numpy.typing import NDArray
 
 from tessera_runtime.sampling.errors import LogitsNotFinite
 from tessera_runtime.sampling.sequence import SampledSequence
+from tessera_runtime.sampling.weighing import Weigh, Weights, weigh_in_numpy
 
-RUN = 1024
 SMALLEST_TEMPERATURE = 1e-6
 """Below this a temperature is as good as this, and float32 could not divide by it."""
+_HEAVY_RUNS = 16
+"""Runs among which a nucleus is looked for first."""
 _SAMPLED = 32
 _RESERVE = 0.8
 _SLACK = 1e-4
@@ -34,10 +35,14 @@ Runs: TypeAlias = "tuple[NDArray[np.float32], int]"
 
 
 def sample(
-    logits: NDArray[np.float32], sequences: Sequence[SampledSequence], peaks: Runs | None = None
+    logits: NDArray[np.float32],
+    sequences: Sequence[SampledSequence],
+    peaks: Runs | None = None,
+    weigh: Weigh | None = None,
 ) -> NDArray[np.int64]:
     """The next token of each row of `logits` [rows, vocabulary]; row i belongs to `sequences[i]`. `logits` is left as
     it is. With `peaks`, of all rows, the answer is the same, and only the runs of logits that matter are read.
+    `weigh` is what an executor has for this (`interface.WeighingExecutor`).
 
     Raises `LogitsNotFinite` if rows hold NaN or +Inf (before or after the penalties) or nothing but -Inf; it carries
     the other rows' tokens.
@@ -50,7 +55,7 @@ def sample(
         for index, sequence in enumerate(sequences):
             if tokens[index] >= 0 and (sequence.changes_logits or not sequence.parameters.greedy):
                 runs = None if peaks is None else (peaks[0][index], peaks[1])
-                tokens[index] = _sample_row(logits[index], int(tokens[index]), sequence, runs)
+                tokens[index] = _sample_row(logits[index], int(tokens[index]), sequence, runs, weigh or weigh_in_numpy)
     failed = np.flatnonzero(tokens < 0)
     if len(failed):
         raise LogitsNotFinite(
@@ -87,22 +92,7 @@ def _ids_from(row: NDArray[np.float32], border: np.float32, runs: Runs | None) -
     return ids[row[ids] >= border]
 
 
-class _Scratch(threading.local):
-    """Memory for one row, per thread."""
-
-    def __init__(self) -> None:
-        self._row = np.empty(0, np.float32)
-
-    def row(self, size: int) -> NDArray[np.float32]:
-        if len(self._row) < size:
-            self._row = np.empty(size, np.float32)
-        return self._row[:size]
-
-
-_weights_memory = _Scratch()
-
-
-def _sample_row(row: NDArray[np.float32], best: int, sequence: SampledSequence, runs: Runs | None) -> int:
+def _sample_row(row: NDArray[np.float32], best: int, sequence: SampledSequence, runs: Runs | None, weigh: Weigh) -> int:
     """A token, or -1. `best` is the row's highest."""
     if sequence.changes_logits:
         row, runs = row.copy(), None
@@ -112,25 +102,27 @@ def _sample_row(row: NDArray[np.float32], best: int, sequence: SampledSequence, 
             return -1
     if sequence.parameters.greedy:
         return best
-    return _draw(row, row[best], sequence, runs)
+    return _draw(row, row[best], sequence, runs, weigh)
 
 
-def _draw(row: NDArray[np.float32], peak: np.float32, sequence: SampledSequence, runs: Runs | None) -> int:
+def _draw(
+    row: NDArray[np.float32], peak: np.float32, sequence: SampledSequence, runs: Runs | None, weigh: Weigh
+) -> int:
     parameters = sequence.parameters
     temperature = max(parameters.temperature, SMALLEST_TEMPERATURE)
     if 0 < parameters.top_k < row.size:
         ids = _top_of_row(row, parameters.top_k, runs)
         total = 0.0
     elif parameters.top_p < 1.0:
-        weights = _weights(row, peak, temperature)
-        total = float(_run_sums(weights).sum())
+        weights = weigh(row, float(peak), temperature)
+        total = float(weights[1].sum(dtype=np.float64))
         ids = _nucleus_candidates(weights, parameters.top_p, total)
     elif parameters.min_p > 0.0:
         border = float(peak) + temperature * float(np.log(parameters.min_p))
         ids = _ids_from(row, np.float32(border - _SLACK * (1.0 + abs(border))), runs)
         total = 0.0
     else:
-        return _draw_any(_weights(row, peak, temperature), sequence.draw())
+        return _draw_any(weigh(row, float(peak), temperature), sequence.draw())
     exact = np.exp((row[ids].astype(np.float64) - float(peak)) / temperature)
     if parameters.top_p < 1.0:
         kept = _nucleus(exact, parameters.top_p * (total or float(exact.sum())))
@@ -142,30 +134,17 @@ def _draw(row: NDArray[np.float32], peak: np.float32, sequence: SampledSequence,
     return int(ids[_invert(exact, sequence.draw() * float(exact.sum()))])
 
 
-def _weights(row: NDArray[np.float32], peak: np.float32, temperature: float) -> NDArray[np.float32]:
-    """exp((row - peak) / temperature), in memory that the next call uses again."""
-    weights = _weights_memory.row(row.size)
-    np.subtract(row, peak, out=weights)
-    if temperature != 1.0:
-        np.multiply(weights, np.float32(1.0 / temperature), out=weights)
-    return np.exp(weights, out=weights)
-
-
-def _run_sums(weights: NDArray[np.float32]) -> NDArray[np.float64]:
-    whole = weights.size // RUN * RUN
-    sums = np.einsum("ij->i", weights[:whole].reshape(-1, RUN)).astype(np.float64)  # twice as fast as sum(axis=1)
-    return sums if whole == weights.size else np.append(sums, float(weights[whole:].sum()))
-
-
-def _draw_any(weights: NDArray[np.float32], uniform: float) -> int:
+def _draw_any(weights: Weights, uniform: float) -> int:
     """A token of the whole vocabulary."""
-    ends = np.cumsum(_run_sums(weights))
+    values, sums, columns = weights
+    ends = np.cumsum(sums, dtype=np.float64)
     point = uniform * float(ends[-1])
     run = min(int(np.searchsorted(ends, point, side="right")), len(ends) - 1)
     while run and ends[run] == ends[run - 1]:  # only by rounding at the far end can a run without weight be hit
         run -= 1
     before = float(ends[run - 1]) if run else 0.0
-    return run * RUN + _invert(weights[run * RUN : (run + 1) * RUN].astype(np.float64), point - before)
+    first = run * columns
+    return first + _invert(values[first : first + columns].astype(np.float64), point - before)
 
 
 def _invert(weights: NDArray[np.float64], point: float) -> int:
@@ -195,22 +174,42 @@ def _top(row: NDArray[np.float32] | NDArray[np.float64], count: int) -> NDArray[
     return kept
 
 
-def _nucleus_candidates(weights: NDArray[np.float32], top_p: float, total: float) -> NDArray[np.int64]:
+def _nucleus_candidates(weights: Weights, top_p: float, total: float) -> NDArray[np.int64]:
     """All of the nucleus and few others, ascending."""
+    values, sums, columns = weights
     wanted = top_p * total * (1.0 + _SLACK)
+    if len(sums) > _HEAVY_RUNS:
+        border = np.partition(sums, len(sums) - _HEAVY_RUNS)[len(sums) - _HEAVY_RUNS]
+        runs = np.flatnonzero(sums >= border)
+        ids = (runs[:, None] * columns + np.arange(columns)).reshape(-1)
+        if ids[-1] >= values.size:
+            ids = ids[ids < values.size]
+        found = values[ids]
+        last = _last_of_nucleus(found, wanted)
+        # A token weighs no more than its run: whatever is heavier than all other runs has been found.
+        if last is not None and last >= border:
+            return ids[found >= last]
     tail = (1.0 - top_p) * total * (1.0 - _SLACK)
     # All tokens below the second border together have less than `tail`, so the nucleus is above it for certain. The
     # first is where the tail ends in a sample of the tokens, with some reserve; nearly always the nucleus is above it.
-    ordered = np.sort(weights[::_SAMPLED])
+    ordered = np.sort(values[::_SAMPLED])
     lightest = int(np.searchsorted(np.cumsum(ordered, dtype=np.float64), _RESERVE * tail / _SAMPLED))
-    for border in (ordered[min(lightest, len(ordered) - 1)], np.float32(tail / weights.size)):
-        ids = np.flatnonzero(weights >= border)
-        ordered = np.sort(weights[ids])[::-1]
-        cumulative = np.cumsum(ordered, dtype=np.float64)
-        if len(ids) and cumulative[-1] >= wanted:
-            last = ordered[int(np.searchsorted(cumulative, wanted, side="left"))]
-            return ids[weights[ids] >= last * np.float32(1.0 - _SLACK)]
+    for border in (ordered[min(lightest, len(ordered) - 1)], np.float32(tail / values.size)):
+        ids = np.flatnonzero(values >= border)
+        found = values[ids]
+        if (last := _last_of_nucleus(found, wanted)) is not None:
+            return ids[found >= last]
     return ids
+
+
+def _last_of_nucleus(weights: NDArray[np.float32], wanted: float) -> np.float32 | None:
+    """A little less than the lightest of the heaviest weights that reach a sum, or None if all do not."""
+    ordered = np.sort(weights)[::-1]
+    cumulative = np.cumsum(ordered, dtype=np.float64)
+    if not len(ordered) or cumulative[-1] < wanted:
+        return None
+    last = ordered[int(np.searchsorted(cumulative, wanted, side="left"))]
+    return np.float32(last * np.float32(1.0 - _SLACK))
 
 
 def _nucleus(weights: NDArray[np.float64], wanted: float) -> NDArray[np.int64]:

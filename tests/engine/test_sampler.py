@@ -10,8 +10,9 @@ from tessera_runtime.sampling.errors import LogitsNotFinite
 from tessera_runtime.sampling.logprobs import token_logprobs
 from tessera_runtime.sampling.parameters import SamplingParameters
 from tessera_runtime.sampling.random_numbers import uniform, uniforms
-from tessera_runtime.sampling.sampler import RUN, Runs, sample
+from tessera_runtime.sampling.sampler import Runs, sample
 from tessera_runtime.sampling.sequence import SampledSequence, TokenTally
+from tessera_runtime.sampling.weighing import RUN, Weigh, Weights
 
 
 def by_definition(row: NDArray[np.float32], parameters: SamplingParameters, index: int) -> int:
@@ -48,10 +49,19 @@ def peaks_of(logits: NDArray[np.float32], columns: int | None) -> Runs | None:
     return np.maximum.reduceat(logits, np.arange(0, logits.shape[1], columns), axis=1), columns
 
 
+def weigh_in_short_runs(row: NDArray[np.float32], peak: float, temperature: float) -> Weights:
+    """What an executor may have: other runs, and sums that NumPy would not make."""
+    weights = np.exp((row - np.float32(peak)) / np.float32(temperature), dtype=np.float32)
+    return weights, np.add.reduceat(weights.astype(np.float64), np.arange(0, row.size, 16)).astype(np.float32), 16
+
+
 @pytest.mark.parametrize("columns", [None, 64, 10])
-@pytest.mark.parametrize("size", [5, RUN - 1, 3 * RUN, 5 * RUN + 7])
+@pytest.mark.parametrize("weigh", [None, weigh_in_short_runs])
+@pytest.mark.parametrize("size", [5, RUN - 1, 3 * RUN, 5 * RUN + 7, 19 * RUN])
 @pytest.mark.parametrize("filters", FILTERS, ids=str)
-def test_a_draw_is_the_one_of_the_definition(size: int, filters: dict[str, float], columns: int | None) -> None:
+def test_a_draw_is_the_one_of_the_definition(
+    size: int, filters: dict[str, float], columns: int | None, weigh: Weigh | None
+) -> None:
     random = np.random.default_rng(size)
     for index, spread in enumerate([0.0, 0.1, 1.0, 3.0, 8.0, 30.0] * 4):
         row = (random.standard_normal(size) * spread).astype(np.float32)
@@ -60,7 +70,8 @@ def test_a_draw_is_the_one_of_the_definition(size: int, filters: dict[str, float
         parameters = SamplingParameters(seed=index, **filters)  # type: ignore[arg-type]
         sequence = SampledSequence(parameters)
         sequence.generated = index
-        assert sample(row[None], [sequence], peaks_of(row[None], columns))[0] == by_definition(row, parameters, index)
+        found = sample(row[None], [sequence], peaks_of(row[None], columns), weigh)
+        assert found[0] == by_definition(row, parameters, index)
 
 
 @pytest.mark.parametrize("size", [64 * 12, 64 * 12 + 5])

@@ -14,11 +14,12 @@ from tessera_compiler.targets.cpu.probes import PROBE, add_probe
 from tessera_compiler.targets.cpu.step_driver import StepDriver
 from tessera_compiler.targets.cpu.step_protocol import EXPORTS, StepProtocol
 from tessera_compiler.targets.cpu.vector_math import VectorMath
+from tessera_compiler.targets.cpu.weighing import WEIGH, add_weigh
 from tessera_compiler.targets.program import ABI
 from tessera_compiler.tile.lowering.lower import LoweredGroup, LoweredProgram
 
 CLASSES = tuple(CPU_CLASSES)
-SYMBOLS = (*EXPORTS, PROBE)
+SYMBOLS = (*EXPORTS, PROBE, WEIGH)
 """All that an object exports."""
 
 
@@ -55,7 +56,8 @@ def compile_cpu(
 def emit_module(description: dict[str, Any], lowered: LoweredProgram, cpu_class: CpuClass) -> str:
     """The LLVM IR of one class: its kernels, the step that launches them, and the exports."""
     module = ir.Module(name="tessera")
-    lowering = KernelLowering(module, VectorMath(module), cpu_class)
+    functions = VectorMath(module)
+    lowering = KernelLowering(module, functions, cpu_class)
     kernels: dict[str, ir.Function] = {}
     for group in lowered.groups.values():
         for variant in group.variants[cpu_class.name]:
@@ -65,6 +67,7 @@ def emit_module(description: dict[str, Any], lowered: LoweredProgram, cpu_class:
     body = StepDriver(protocol, kernels, cpu_class.name).emit(description, lowered)
     protocol.finish(body, ABI)
     add_probe(module, cpu_class)
+    add_weigh(module, functions)
     return str(module)
 
 

@@ -26,9 +26,10 @@ from tessera_runtime.executor.cpu.processor import (
     usable_cores,
 )
 from tessera_runtime.executor.cpu.timeline import Timeline
+from tessera_runtime.executor.cpu.weigher import Weigher
 from tessera_runtime.executor.cpu.weight_table import bind_weights
 from tessera_runtime.executor.cpu.workers import WorkerPool
-from tessera_runtime.executor.interface import ExecutorLimits, Peaks, StepBatch, StepOutput
+from tessera_runtime.executor.interface import ExecutorLimits, Peaks, StepBatch, StepOutput, Weigh
 
 _ABIS = (1, 2)
 ELEMENT_BYTES = {"f32": 4, "i32": 4, "bf16": 2, "i8": 1, "u8": 1}
@@ -74,6 +75,7 @@ class CpuExecutor:
         self._blocks = 0
         self._context = Context()
         self._native = NativeObject(object_path, machine_of_class(self._class_name), program["exports"])
+        self._weigh = None if self._native.weigh is None else Weigher(self._native.weigh)
         try:
             self._native.require_abi(program["abi"])
             self._context["weights"] = address_of(self._table)
@@ -118,6 +120,11 @@ class CpuExecutor:
             return StepOutput(logits)
         return StepOutput(logits, Peaks(self._read_buffer(described["buffer"], batch), described["columns"]))
 
+    @property
+    def weigh(self) -> Weigh | None:
+        """Part of `interface.WeighingExecutor`; objects of earlier versions cannot."""
+        return self._weigh
+
     def trace(self, batch: StepBatch) -> list[tuple[str, NDArray[np.float32]]]:
         # A buffer's memory is used again by later launches, so each layer takes a run that ends with it. What the step
         # writes to the cache does not depend on how often it is written.
@@ -152,6 +159,11 @@ class CpuExecutor:
         """Runs the first launches of a step and returns what every buffer then holds, [rows, bytes of a row]."""
         self._run(batch, launches)
         return [np.array(self._raw_buffer(buffer, batch)) for buffer in self._program["buffers"]]
+
+    def raw_cache(self) -> NDArray[np.uint8]:
+        """What the KV cache holds, as bytes."""
+        assert self._cache is not None, "a cache is allocated before anything is run"
+        return np.array(self._cache)
 
     def measure_peaks(self) -> MachinePeaks:
         """What this machine reads and multiplies at best, on as many threads as steps have; takes about 0.3 s.

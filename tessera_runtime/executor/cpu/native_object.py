@@ -18,8 +18,8 @@ from tessera_runtime.errors import AbiMismatch, NativeLoadFailed, TargetUnavaila
 from tessera_runtime.executor.cpu.object_check import check_object
 
 EXPORTS = ("tessera_abi", "tessera_begin", "tessera_step", "tessera_worker")
-PROBE = "tessera_probe"
-"""An export that objects of earlier versions do not have."""
+PROBE, WEIGH = "tessera_probe", "tessera_weigh"
+"""Exports that objects of earlier versions do not have."""
 
 _FIXED = 0x10  # MAP_FIXED
 _FAILED = ctypes.c_void_p(-1).value
@@ -30,6 +30,9 @@ _BEGIN = ctypes.PYFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)
 _STEP = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _WORKER = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 _PROBE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
+_WEIGH = ctypes.PYFUNCTYPE(
+    None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_float, ctypes.c_void_p, ctypes.c_void_p
+)
 
 
 class NativeObject:
@@ -77,6 +80,7 @@ class NativeObject:
         self.step = _STEP(addresses["tessera_step"])
         self.worker = _WORKER(addresses["tessera_worker"])
         self.probe = _PROBE(self._base + found.symbols[PROBE]) if PROBE in found.symbols else None
+        self.weigh = _WEIGH(self._base + found.symbols[WEIGH]) if WEIGH in found.symbols else None
         self.yield_address = int(ctypes.cast(self._libc.sched_yield, ctypes.c_void_p).value or 0)
 
     def require_abi(self, abi: int) -> None:
