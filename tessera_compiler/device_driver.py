@@ -12,13 +12,13 @@ from tessera_compiler.errors import UnsupportedModel
 from tessera_compiler.graph.evaluator import entry_function
 from tessera_compiler.module import CompiledTarget, WeightRecipe
 from tessera_compiler.schedule import dialect as schedule
+from tessera_compiler.schedule.device_blocking import DeviceBlocking
 from tessera_compiler.schedule.passes.choose_numerics import ChooseNumerics
 from tessera_compiler.schedule.passes.flatten_concats import FlattenConcats
 from tessera_compiler.schedule.passes.form_groups import FormGroups
 from tessera_compiler.schedule.passes.join_rounding import JoinRounding
 from tessera_compiler.schedule.passes.mark_layers import MarkLayers
 from tessera_compiler.schedule.passes.plan_device_tiles import (
-    DeviceBlocking,
     LayOutForDevices,
     PlanDeviceTiles,
     device_blockings_of,
@@ -30,7 +30,7 @@ from tessera_compiler.targets.triton.architectures import architecture_of
 from tessera_compiler.targets.triton.target import compile_triton
 from tessera_compiler.tile.lowering.device_lower import DeviceProgram, lower_for_devices
 
-DEVICE_DTYPES = ("fp32", "bf16", "int8")
+DEVICE_DTYPES = ("fp32", "bf16", "fp16", "int8", "fp8", "int4")
 
 
 class Pass(Protocol):
@@ -64,7 +64,7 @@ def device_passes(options: DeviceOptions) -> tuple[Pass, ...]:
     """What turns simplified Graph IR into a program planned for devices, in order."""
     return (
         MarkLayers(options.layer_paths),
-        ChooseNumerics(options.dtype),
+        ChooseNumerics(options.dtype, for_devices=True),
         LayOutForDevices(),
         FlattenConcats(),
         FormGroups(),
@@ -86,6 +86,12 @@ def compile_for_devices(module: ModuleOp, options: DeviceOptions, observe: Obser
         raise UnsupportedModel(
             f"GPUs compute with {', '.join(DEVICE_DTYPES)}; found {options.dtype!r}. Pack with --dtype int8, or leave "
             "out --target cuda-… and hip-…."
+        )
+    without = [target for target in options.targets if architecture_of(target).float8 is None]
+    if options.dtype == "fp8" and without:
+        raise UnsupportedModel(
+            f"The matrix units of {', '.join(without)} make no products of eight-bit floats. Pack for it with --dtype "
+            "int8 or bf16, or leave the target out."
         )
     for each in device_passes(options):
         each.apply(module)

@@ -15,19 +15,19 @@ from xdsl.parser import Parser
 from xdsl.utils.exceptions import ParseError, VerifyException
 
 from tessera_compiler.device_driver import DeviceOptions, compile_for_devices
-from tessera_compiler.errors import InvalidGraph
+from tessera_compiler.errors import InvalidGraph, UnsupportedModel
 from tessera_compiler.graph import pipeline as graph_pipeline
 from tessera_compiler.graph.dialect import GRAPH
 from tessera_compiler.graph.evaluator import entry_function
 from tessera_compiler.graph.text import ExactPrinter
 from tessera_compiler.module import CompiledModule, merge_recipes
 from tessera_compiler.schedule import dialect as schedule
-from tessera_compiler.schedule.passes.choose_numerics import ChooseNumerics
+from tessera_compiler.schedule.device_blocking import DeviceBlocking
+from tessera_compiler.schedule.passes.choose_numerics import KV_DTYPES, ChooseNumerics
 from tessera_compiler.schedule.passes.find_peaks import FindPeaks
 from tessera_compiler.schedule.passes.flatten_concats import FlattenConcats
 from tessera_compiler.schedule.passes.form_groups import FormGroups
 from tessera_compiler.schedule.passes.mark_layers import MarkLayers
-from tessera_compiler.schedule.passes.plan_device_tiles import DeviceBlocking
 from tessera_compiler.schedule.passes.plan_memory import PlanMemory
 from tessera_compiler.schedule.passes.plan_phases import PlanPhases
 from tessera_compiler.schedule.passes.plan_tiles import Blocking, PlanTiles, blockings_of
@@ -38,6 +38,7 @@ from tessera_compiler.tile.dialect import Tile
 from tessera_compiler.tile.lowering.lower import LoweredProgram, lower_groups
 
 DTYPES = ("fp32", "bf16", "int8", "int4")
+"""Of the weights of a program for processors; `device_driver.DEVICE_DTYPES` are those of programs for devices."""
 
 
 class Pass(Protocol):
@@ -49,6 +50,8 @@ class CompileOptions:
     dtype: str
     max_model_len: int
     vocab_size: int
+    kv_dtype: str = "auto"
+    """Of the KV cache: `choose_numerics.KV_DTYPES`."""
     max_tokens: int = 512
     """The most tokens that one step may have; a longer prompt is computed in several."""
     layer_paths: tuple[str, ...] = ()
@@ -66,10 +69,10 @@ def schedule_passes(options: CompileOptions) -> tuple[Pass, ...]:
     """What turns simplified Graph IR into a planned program, in order."""
     return (
         MarkLayers(options.layer_paths),
-        ChooseNumerics(options.dtype),
+        ChooseNumerics(options.dtype, options.kv_dtype),
         FindPeaks(),
         FlattenConcats(),
-        FormGroups(),
+        FormGroups(heads=True),
         PlanTiles(options.classes, options.tuned),
         PlanPhases(),
         PlanMemory(),
@@ -92,11 +95,19 @@ def compile_module(
 
     A module read back from a dump goes on after the `done` passes of the pipeline that it has been through.
     """
+    if options.kv_dtype not in KV_DTYPES:
+        raise UnsupportedModel(f"a KV cache holds {', '.join(KV_DTYPES)}; found {options.kv_dtype!r}.")
+    if options.devices and options.kv_dtype != "auto":
+        raise UnsupportedModel(
+            f"what a KV cache holds is chosen for processors alone; found {options.kv_dtype!r} for "
+            f"{options.devices[0]}. Leave it at 'auto', or compile for processors and devices apart."
+        )
     graph_ir = ""
     simplified: ModuleOp | None = None
     if options.devices and done > len(graph_pipeline.PASSES):
         raise InvalidGraph("devices have a schedule of their own: resume from a dump of Graph IR to compile for them")
-    for number, each in enumerate(pipeline(options)):
+    for_host = bool(options.classes) or not options.devices
+    for number, each in enumerate(pipeline(options) if for_host else graph_pipeline.PASSES):
         if number >= done:
             each.apply(module)
             module.verify()
@@ -105,8 +116,15 @@ def compile_module(
         if number == len(graph_pipeline.PASSES) - 1 and number >= done - 1:
             graph_ir = print_ir(module)
             simplified = module.clone() if options.devices else None
-    compiled = compile_planned(module, options, graph_ir, observe)
+    compiled = compile_planned(module, options, graph_ir, observe) if for_host else _nothing(options, graph_ir)
     return compiled if simplified is None else _with_devices(compiled, simplified, options, observe)
+
+
+def _nothing(options: CompileOptions, graph_ir: str) -> CompiledModule:
+    """Without a processor to compile for, devices are all there is."""
+    return CompiledModule(
+        graph_ir, "", "", (), (), options.dtype, options.max_model_len, options.vocab_size, schedules={}
+    )
 
 
 def compile_planned(
@@ -114,7 +132,6 @@ def compile_planned(
 ) -> CompiledModule:
     """Compiles a planned program: what the last pass of the pipeline leaves."""
     groups = [op for op in entry_function(module).body.block.ops if isinstance(op, schedule.GroupOp)]
-    for_host = bool(options.classes) or not options.devices
     lowered = lower_groups(groups, options.classes)
     tile_ir = print_kernels(lowered)
     if observe is not None:
@@ -128,10 +145,8 @@ def compile_planned(
         targets=(
             compile_cpu(shared.description, lowered, options.classes),
             compile_reference(shared.description, groups, lowered),
-        )
-        if for_host
-        else (),
-        weights=shared.weights if for_host else (),
+        ),
+        weights=shared.weights,
         dtype=options.dtype,
         max_model_len=options.max_model_len,
         vocab_size=options.vocab_size,

@@ -24,10 +24,11 @@ class WeightRecipe:
     shape: tuple[int, ...]
     """Logical shape, before padding: [N, K] for matrices, [N] for vectors."""
     dtype: str
-    """`f32`, `bf16`, `u8` (quantized with one scale per row n, zero point 128), or `u4` (with a scale and a
-    zero for each row and group of columns)."""
+    """`f32`, `bf16`, `f16`, `u8` (quantized with one scale per row n, zero point 128), `f8_e4m3` (with one scale per
+    row), or `u4` (with a scale and a zero for each row and group of columns)."""
     layout: str
-    """`rows`, `panels_k1`, `panels_k2`, `panels_k4`, or `panels_k8` (of `u4`, two of which share a byte)."""
+    """`rows`, `panels_k1`, `panels_k2`, `panels_k4`, or `panels_k8` (of `u4`, two of which share a byte); for devices
+    `matrix`, `matrix4` (of `u4`) or `columns4` (of what belongs to its groups)."""
     sources: tuple[str, ...] = ()
     transposed: bool = False
     scales_of: str | None = None

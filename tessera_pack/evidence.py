@@ -115,12 +115,13 @@ def collect_evidence(package: Package, checkpoint: Path, progress: Progress) -> 
             totals.add(ids, _package_logits(executor, ids), _reference_logits(model, ids))
         progress("verify", len(prompts), len(prompts))
         measures = totals.measures()
-        budget = BUDGETS[manifest.dtype]
+        coarser = coarser_dtype(manifest.dtype, manifest.kv_cache.dtype)
+        budget = BUDGETS[coarser]
         beyond = {key: value for key, value in measures.items() if not abs(value) <= budget[key]}
         if beyond:
             ids = prompts[0] if totals.worst is None else totals.worst
-            layer = first_layer_astray(executor, model, ids, LAYER_TOLERANCE[manifest.dtype])
-            raise EvidenceFailed(_failure(manifest.dtype, beyond, budget, layer), hint=_advice(manifest.dtype))
+            layer = first_layer_astray(executor, model, ids, LAYER_TOLERANCE[coarser])
+            raise EvidenceFailed(_failure(coarser, beyond, budget, layer), hint=_advice(manifest.dtype, coarser))
         return Evidence(
             reference=name,
             measured_on=executor.description,
@@ -133,6 +134,12 @@ def collect_evidence(package: Package, checkpoint: Path, progress: Progress) -> 
             perplexity_delta=_short(measures["perplexity_delta"]),
             budget=budget,
         )
+
+
+def coarser_dtype(dtype: str, kv_dtype: str | None) -> str:
+    """The one that says how far off a package may be, of its weights' and its KV cache's."""
+    order = list(BUDGETS)
+    return max(dtype, kv_dtype or dtype, key=order.index)
 
 
 def first_layer_astray(
@@ -179,7 +186,9 @@ def _failure(dtype: str, beyond: dict[str, float], budget: dict[str, float], lay
     return f"The package does not compute what the model computes in {dtype}: {found}; {where}."
 
 
-def _advice(dtype: str) -> str:
+def _advice(dtype: str, coarser: str) -> str:
+    if coarser != dtype:
+        return "Pack with --kv-dtype auto, or with --no-verify if you know better."
     if dtype == "fp32":
         return "This is a defect of Tessera: please report the model's config.json."
     wider = {"int4": "int8 or bf16", "int8": "bf16 or fp32"}.get(dtype, "fp32")

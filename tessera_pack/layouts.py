@@ -18,14 +18,19 @@ VECTOR_MULTIPLE = 64
 U8_ZERO = 128
 """What stands for zero in `u8`."""
 
+WORD_COLUMNS, WORD_BYTES = 128, 64
+"""Columns of a row that lie together in `matrix4`, and the bytes that they take."""
+
 PANEL_DEPTH = {"panels_k1": 1, "panels_k2": 2, "panels_k4": 4, "panels_k8": 8}
 STORAGE: dict[str, np.dtype[Any]] = {
     "f32": np.dtype("<f4"),
     "bf16": np.dtype("<u2"),
+    "f16": np.dtype("<f2"),
+    "f8_e4m3": np.dtype("|u1"),
     "u8": np.dtype("|u1"),
     "u4": np.dtype("|u1"),
 }
-"""How each dtype lies in memory; bf16 is its 16 bits; two u4 share a byte."""
+"""How each dtype lies in memory; bf16 is its 16 bits, f8_e4m3 its eight; two u4 share a byte."""
 
 
 def round_up(size: int, multiple: int) -> int:
@@ -44,11 +49,15 @@ def physical_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
             return (round_up(shape[0] if shape else 1, VECTOR_MULTIPLE),)
         return (*shape[:-1], round_up(shape[-1], ROW_MULTIPLE))
     depth = PANEL_DEPTH.get(layout)
-    if depth is None and layout != "matrix":
+    if depth is None and layout not in ("matrix", "matrix4", "columns4"):
         raise ValueError(f"no such layout: {layout!r}")
     if len(shape) != 2:
         raise ValueError(f"the layout {layout!r} is for matrices, not for a tensor of shape {shape}")
     rows, columns = shape
+    if layout == "matrix4":
+        return (-(-columns // WORD_COLUMNS), padded_rows(rows), WORD_BYTES)
+    if layout == "columns4":
+        return (-(-columns // 4), padded_rows(rows), 4)
     if depth is None:
         return (padded_rows(rows), round_up(columns, ROW_MULTIPLE))
     panels = padded_rows(rows) // PANEL
@@ -73,8 +82,8 @@ def empty(shape: tuple[int, ...], dtype: str, layout: str) -> NDArray[Any]:
 def place(array: NDArray[Any], rows: NDArray[Any], start: int, layout: str) -> None:
     """Writes logical rows `start..start+len(rows)` (already of the stored dtype) to where they belong in `array`.
 
-    `rows` is [n, K], or [n] for a vector. In panels, `start` must be a multiple of 16. For `panels_k8`, `rows` holds
-    numbers from 0 to 15, one in a byte.
+    `rows` is [n, K], or [n] for a vector. In panels, `start` must be a multiple of 16. For `panels_k8` and `matrix4`,
+    `rows` holds numbers from 0 to 15, one in a byte.
     """
     if layout == "rows":
         if rows.ndim == 1:
@@ -85,6 +94,12 @@ def place(array: NDArray[Any], rows: NDArray[Any], start: int, layout: str) -> N
         return
     if layout == "matrix":
         array[start : start + len(rows), : rows.shape[1]] = rows
+        return
+    if layout == "columns4":
+        array[:, start : start + len(rows)] = _whole(rows, 4).reshape(len(rows), -1, 4).transpose(1, 0, 2)
+        return
+    if layout == "matrix4":
+        array[:, start : start + len(rows)] = _in_words(rows)
         return
     depth = PANEL_DEPTH[layout]
     if start % PANEL:
@@ -105,14 +120,28 @@ def place(array: NDArray[Any], rows: NDArray[Any], start: int, layout: str) -> N
 def _in_pairs(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """[n, K] of 0..15 as [n, 4 * ceil(K/8)] bytes: the first four of eight neighbours in the low halves of four bytes,
     the others in the high ones."""
-    count, columns = rows.shape
-    if columns % 8:
-        padded = np.zeros((count, round_up(columns, 8)), np.uint8)
-        padded[:, :columns] = rows
-        rows = padded
-    eights = rows.reshape(count, -1, 2, 4)
-    paired: NDArray[np.uint8] = (eights[:, :, 0] | eights[:, :, 1] << np.uint8(4)).reshape(count, -1)
+    eights = _whole(rows, 8).reshape(len(rows), -1, 2, 4)
+    paired: NDArray[np.uint8] = (eights[:, :, 0] | eights[:, :, 1] << np.uint8(4)).reshape(len(rows), -1)
     return paired
+
+
+def _in_words(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[n, K] of 0..15 as [ceil(K/128), n, 64] bytes: byte 4 w + g of a block holds columns 32 g + 2 w (in its low half)
+    and 32 g + 2 w + 1."""
+    blocks = _whole(rows, WORD_COLUMNS).reshape(len(rows), -1, 4, 16, 2)
+    paired = blocks[..., 0] | blocks[..., 1] << np.uint8(4)
+    words: NDArray[np.uint8] = paired.transpose(1, 0, 3, 2).reshape(-1, len(rows), WORD_BYTES)
+    return words
+
+
+def _whole(rows: NDArray[np.uint8], multiple: int) -> NDArray[np.uint8]:
+    """With columns of zeros up to a multiple."""
+    count, columns = rows.shape
+    if columns % multiple == 0:
+        return rows
+    padded = np.zeros((count, round_up(columns, multiple)), np.uint8)
+    padded[:, :columns] = rows
+    return padded
 
 
 def _place_panels(target: NDArray[Any], panels: NDArray[Any], depth: int) -> None:

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from tessera_compiler.module import CompiledModule
-from tessera_compiler.targets.triton.architectures import ARCHITECTURES
+from tessera_compiler.targets.triton.architectures import ARCHITECTURES, ONLY_FOR_DEVICES
 from tessera_pack.checkpoint import Checkpoint
 from tessera_pack.errors import OptionInvalid
 from tessera_pack.memory_plan import main_program, memory_plan
@@ -56,6 +56,8 @@ class PackOptions:
     name: str | None = None
     version: str = "1.0.0"
     dtype: str = "bf16"
+    kv_dtype: str = "auto"
+    """What the KV cache holds: `bf16`, `int8` or `fp32`; `auto` is `fp32` with weights of `fp32`, else `bf16`."""
     targets: tuple[str, ...] = ("cpu",)
     mesh: str = "tp=1,pp=1,dp=1"
     max_model_len: int | None = None
@@ -81,6 +83,7 @@ class PackReport:
             "name": self.manifest.name,
             "version": self.manifest.version,
             "dtype": self.manifest.dtype,
+            "kv_dtype": self.manifest.kv_cache.dtype,
             "bytes": self.size,
             "seconds": {phase: round(seconds, 3) for phase, seconds in self.seconds.items()},
             "evidence": None if evidence is None else _numbers(evidence),
@@ -91,7 +94,7 @@ class PackReport:
         rows = [
             ("name", f"{self.manifest.name} {self.manifest.version}"),
             ("model", f"{self.manifest.model.architecture}, {self.manifest.model.parameters / 1e6:.1f} M parameters"),
-            ("dtype", self.manifest.dtype),
+            ("dtype", f"{self.manifest.dtype}, KV cache {self.manifest.kv_cache.dtype}"),
             ("size", readable_size(self.size)),
         ]
         evidence = self.manifest.evidence
@@ -121,10 +124,20 @@ def pack(options: PackOptions, *, progress: Progress) -> PackReport:
             f"Packages are built for {', '.join(TARGETS)}; found {', '.join(unknown) or 'no target'}.",
             hint="Use --target cpu, or the newest of the others that your GPU runs.",
         )
+    if options.dtype in ONLY_FOR_DEVICES and "cpu" in options.targets:
+        raise OptionInvalid(
+            f"Only GPUs compute with {options.dtype}; found the target cpu.",
+            hint="Use --dtype bf16 or int8, or pack for GPUs apart: --target cuda-sm90 --no-verify.",
+        )
     if options.verify and "cpu" not in options.targets:
         raise OptionInvalid(
             "A package is verified on the CPU of this machine, for which it is not built.",
             hint="Add --target cpu, or leave the evidence out with --no-verify.",
+        )
+    if options.kv_dtype != "auto" and (others := [target for target in options.targets if target != "cpu"]):
+        raise OptionInvalid(
+            f"What a KV cache holds is chosen for cpu alone; found --kv-dtype {options.kv_dtype} with {others[0]}.",
+            hint="Leave it out: GPUs keep bf16, and fp32 with --dtype fp32. Or pack for cpu apart.",
         )
     mesh = parse_mesh(options.mesh, options.targets)
     _check_identity(options)
@@ -230,6 +243,7 @@ def _compile(
     devices = tuple(dict.fromkeys(target for target in options.targets if target != "cpu"))
     settings = CompileOptions(
         dtype=options.dtype,
+        kv_dtype=options.kv_dtype,
         max_model_len=imported.max_model_len,
         vocab_size=imported.vocab_size,
         layer_paths=imported.layer_paths,
@@ -308,7 +322,9 @@ def _manifest(
         entry="main.decode_graph",
         mesh=mesh,
         dtypes=tuple(dict.fromkeys([options.dtype, "fp32"])),
-        kv_cache=KvCache(pages=pages, page_size=exact_size(cache["bytes_per_block"]), swap="none"),
+        kv_cache=KvCache(
+            pages=pages, page_size=exact_size(cache["bytes_per_block"]), swap="none", dtype=_kv_dtype(cache)
+        ),
         autotune=Autotune(required=False, min_arch="x86-64-v3" if "cpu" in programs else next(iter(programs))),
         compat=Compat(api="openai-v1"),
         dtype=options.dtype,
@@ -331,6 +347,13 @@ def _manifest(
         licence=source.licence,
         files=(),
     )
+
+
+def _kv_dtype(cache: dict[str, Any]) -> Literal["fp32", "bf16", "fp16", "int8"]:
+    """Of the layers, which are alike; a model without attention keeps nothing, in whichever dtype."""
+    kinds: dict[str, Literal["fp32", "bf16", "fp16", "int8"]]
+    kinds = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8"}
+    return kinds[next((layer["dtype"] for layer in cache["layers"]), "f32")]
 
 
 def _with_evidence(writer: PackageWriter, manifest: Manifest, directory: Path, progress: Progress) -> Manifest:

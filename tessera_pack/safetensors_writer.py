@@ -19,7 +19,7 @@ from tessera_pack.layouts import STORAGE, round_up
 from tessera_runtime.package.safetensors_reader import FILLER_PREFIX
 
 ALIGNMENT = 64
-_DTYPES = {"f32": "F32", "bf16": "BF16", "u8": "U8", "u4": "U8"}
+_DTYPES = {"f32": "F32", "bf16": "BF16", "f16": "F16", "f8_e4m3": "F8_E4M3", "u8": "U8", "u4": "U8"}
 
 
 class ByteSink(Protocol):

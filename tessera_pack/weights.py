@@ -16,15 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera_compiler.module import WeightRecipe
+from tessera_compiler.tile.float8 import LARGEST
 from tessera_pack.checkpoint import Checkpoint, as_float32
 from tessera_pack.errors import ShapeMismatch
 from tessera_pack.layouts import STORAGE, empty, physical_bytes, place, round_up, to_bf16
 from tessera_pack.layouts import physical_shape as layout_shape
-from tessera_pack.quantize import quantize_rows, row_scales
+from tessera_pack.quantize import float8_rows, float16_rows, quantize_rows, row_scales
 from tessera_pack.quantize_groups import GroupParameters, quantize_groups
 
 Scales: TypeAlias = NDArray[np.float32] | GroupParameters
-"""Of a `u8` tensor one number for each row; of `u4` what belongs to its groups."""
+"""Of a `u8` or `f8_e4m3` tensor one number for each row; of `u4` what belongs to its groups."""
 
 _BLOCK_ELEMENTS = 2**18
 """Small enough that a block stays in the processor's cache through all the passes over it."""
@@ -181,7 +182,7 @@ def _room_for_scales(recipe: WeightRecipe) -> Scales | None:
         if recipe.group is None:
             raise ValueError(f"{recipe.name!r} is u4 and does not say how wide its groups are")
         return GroupParameters.empty(recipe.shape[0], -(-recipe.shape[1] // recipe.group))
-    return np.empty(recipe.shape[0], np.float32) if recipe.dtype == "u8" else None
+    return np.empty(recipe.shape[0], np.float32) if recipe.dtype in ("u8", "f8_e4m3") else None
 
 
 def _pack(recipe: WeightRecipe, source: _Source, scales: Scales | None = None) -> NDArray[Any]:
@@ -201,15 +202,22 @@ def _stored_values(recipe: WeightRecipe, rows: NDArray[Any], start: int, scales:
         return rows
     if recipe.dtype == "bf16":
         return to_bf16(rows)
+    if recipe.dtype == "f16":
+        return float16_rows(rows, _source_names(recipe), start)
     if scales is None or len(recipe.shape) != 2:
         raise ValueError(f"{recipe.name!r} is {recipe.dtype} but not a matrix; only matrices can be quantized")
     if isinstance(scales, GroupParameters):
         stored, parameters = quantize_groups(rows, recipe.group or 1, _source_names(recipe), start)
         scales.put(start, parameters)
         return stored
-    block = row_scales(rows, _source_names(recipe), start)
+    if recipe.dtype == "f8_e4m3":
+        block = row_scales(rows, _source_names(recipe), start, largest_number=LARGEST, dtype="fp8")
+        stored = float8_rows(rows, block)
+    else:
+        block = row_scales(rows, _source_names(recipe), start)
+        stored = quantize_rows(rows, block)
     scales[start : start + len(rows)] = block
-    return quantize_rows(rows, block)
+    return stored
 
 
 def _scales(recipe: WeightRecipe, source: _Source) -> Scales:

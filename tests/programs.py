@@ -27,6 +27,8 @@ from tessera_runtime.executor.interface import StepBatch
 
 Array = NDArray[Any]
 MAX_MODEL_LEN = 160
+LONGEST = 640
+"""What the programs are compiled for: longer than the models were made for, so that contexts have several chunks."""
 
 _USUAL: dict[str, Any] = {
     "pad_token_id": 0,
@@ -88,7 +90,11 @@ class TinyModel:
         return self.simplified.clone()
 
     def options(self, dtype: str, classes: Sequence[str]) -> CompileOptions:
-        return CompileOptions(dtype, MAX_MODEL_LEN, self.vocab_size, max_tokens=128, classes=tuple(classes))
+        """`dtype` is that of the weights, or of these and the KV cache: `int8+int8`."""
+        weights, _, kept = dtype.partition("+")
+        return CompileOptions(
+            weights, LONGEST, self.vocab_size, kv_dtype=kept or "auto", max_tokens=128, classes=tuple(classes)
+        )
 
 
 @cache

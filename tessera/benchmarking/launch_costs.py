@@ -101,6 +101,10 @@ def launch_cost(
             of_tokens = entry["rows"] == "T"
             last_width = math.prod(entry["shape"])
             buffers += last_width * SIZES[entry["dtype"]] * (shape.tokens if of_tokens else shape.sequences)
+        elif what in ("cache_key_scale", "cache_value_scale"):
+            layer = program["cache"]["layers"][int(which)]
+            positions = shape.positions if int(which) in launch["reads_cache"] else shape.tokens
+            cache += positions * layer["heads"] * SIZES["f32"]
         elif what in ("cache_key", "cache_value"):
             layer = program["cache"]["layers"][int(which)]
             width = layer["key_dim" if what == "cache_key" else "value_dim"]

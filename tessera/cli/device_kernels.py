@@ -11,7 +11,8 @@ COLUMNS = ("kernel", "launches", "when", "schedule", "registers", "shared", "spi
 def device_kernels(program: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row per kernel: how often its group is launched, for which steps, and what it takes of the device."""
     launched: dict[str, int] = {}
-    for launch in program["launches"]:
+    drawing = program.get("drawing") or {}
+    for launch in (*program["launches"], *(each for launches in drawing.values() for each in launches)):
         launched[launch["group"]] = launched.get(launch["group"], 0) + 1
     rows: dict[str, dict[str, Any]] = {}
     for name, group in sorted(program["groups"].items()):

@@ -19,10 +19,12 @@ from tessera.cli.commands.version_command import installed_version
 KEY_LENGTH = 24
 
 
-def packed_checkpoint(source: str, dtype: str, cache: Path, report: Callable[[str, float], None]) -> Path:
+def packed_checkpoint(
+    source: str, dtype: str, kv_dtype: str, cache: Path, report: Callable[[str, float], None]
+) -> Path:
     """The package of a checkpoint, a folder or the name of one on the hub; packed now unless it was before.
 
-    The key is made of the checkpoint's bytes, the dtype and this version of Tessera; names and places do not matter.
+    The key is made of the checkpoint's bytes, the dtypes and this version of Tessera; names and places do not matter.
     """
     began = time.perf_counter()
     folder = Path(source)
@@ -31,7 +33,7 @@ def packed_checkpoint(source: str, dtype: str, cache: Path, report: Callable[[st
 
         with resolve_source(source, None) as resolved:
             folder = resolved.directory
-    key = checkpoint_key(folder, dtype)
+    key = checkpoint_key(folder, dtype, kv_dtype)
     package = cache / "packages" / f"{key}.tspkg"
     report("look up checkpoint", time.perf_counter() - began)
     if package.is_dir():
@@ -43,7 +45,7 @@ def packed_checkpoint(source: str, dtype: str, cache: Path, report: Callable[[st
     # and breaks nothing: whoever comes second finds it there.
     done = subprocess.run(
         [sys.executable, "-m", "tessera", "pack", "--from-hf", str(folder), "--out", str(package)]
-        + ["--dtype", dtype, "--name", name],
+        + ["--dtype", dtype, "--kv-dtype", kv_dtype, "--name", name],
         stdout=subprocess.DEVNULL,
         check=False,
     )
@@ -53,13 +55,13 @@ def packed_checkpoint(source: str, dtype: str, cache: Path, report: Callable[[st
     return package
 
 
-def checkpoint_key(folder: Path, dtype: str) -> str:
+def checkpoint_key(folder: Path, dtype: str, kv_dtype: str) -> str:
     """Equal for folders with the same files, whatever they are called."""
     from tessera_runtime.package.digests import sha256_files
 
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     digests = sha256_files(files, [path.stat().st_size for path in files])
-    digest = hashlib.sha256(f"{installed_version()}\0{dtype}\0".encode())
+    digest = hashlib.sha256(f"{installed_version()}\0{dtype}\0{kv_dtype}\0".encode())
     for path, each in zip(files, digests, strict=True):
         digest.update(f"{path.name}\0{each}\0".encode())
     return digest.hexdigest()[:KEY_LENGTH]

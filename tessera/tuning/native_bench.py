@@ -26,6 +26,8 @@ _STORAGE: dict[str, np.dtype[Any]] = {
     "u4": np.dtype(np.uint8),
 }
 _PATTERN_ELEMENTS = 1 << 18
+BLOCK_TOKENS = 16
+"""Positions in a block of the cache, as the trials' programs have them."""
 
 
 class NativeBench:
@@ -51,13 +53,16 @@ class NativeBench:
 
     def seconds(self, trial: Trial, tokens: int, launches: int, steps: int) -> NDArray[np.float64]:
         with tempfile.TemporaryDirectory() as folder, self._open(trial, Path(folder)) as executor:
-            executor.allocate_cache(1)
+            executor.allocate_cache(_blocks(tokens))
             return executor.profile(_batch(tokens), steps, launches)
 
     def output(self, trial: Trial, tokens: int) -> bytes:
         with tempfile.TemporaryDirectory() as folder, self._open(trial, Path(folder)) as executor:
-            executor.allocate_cache(1)
-            return b"".join(values.tobytes() for values in executor.raw_buffers(_batch(tokens), 1))
+            executor.allocate_cache(_blocks(tokens))
+            found = executor.raw_buffers(_batch(tokens), 1)
+            if trial.target.program["cache"]["layers"]:
+                found.append(executor.raw_cache())
+            return b"".join(values.tobytes() for values in found)
 
     def _open(self, trial: Trial, folder: Path) -> CpuExecutor:
         ((name, data),) = trial.target.files.items()
@@ -93,8 +98,13 @@ def _fill(array: NDArray[Any], holds: str) -> None:
         part[...] = pattern[: part.size]
 
 
+def _blocks(tokens: int) -> int:
+    return -(-tokens // BLOCK_TOKENS)
+
+
 def _batch(tokens: int) -> StepBatch:
-    """As many sequences as tokens, so that rows of tokens and rows of logits are as many."""
+    """As many sequences as tokens, so that rows of tokens and rows of logits are as many. Each token has a place in the
+    cache, next to that of the token before as in a prompt."""
     rows = np.arange(tokens, dtype=np.int32)
-    zeros = np.zeros(tokens, np.int32)
-    return StepBatch(zeros, zeros, rows, np.zeros((tokens, 1), np.int32), rows)
+    tables = (rows // BLOCK_TOKENS)[:, None]
+    return StepBatch(np.zeros(tokens, np.int32), rows % BLOCK_TOKENS, rows, tables, rows)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
 
 from tessera_compiler.graph.evaluator import entry_function
 from tessera_compiler.graph.types import rows_of, type_of
@@ -36,6 +36,7 @@ class Subject:
     rows: str
     """"T" or "L": what a step has of its rows."""
     group: schedule.GroupOp
+    """A copy, whose cache is the first one of a program that it is alone in."""
     source: str
     launches: int
     """Of all groups of this shape, in one step."""
@@ -72,12 +73,20 @@ def subjects_of(modules: Iterable[ModuleOp], cpu_class: str) -> list[Subject]:
                 panels=output_panels(most[0]),
                 together=panels_together(most[0]),
                 rows=rows_of(type_of(product.result)) or "T",
-                group=most[0],
+                group=_alone(most[0]),
                 source=source_of(most[0]),
                 launches=sum(map(len, bodies.values())),
             )
         )
     return sorted(found, key=lambda subject: (-subject.work, subject.key))
+
+
+def _alone(group: schedule.GroupOp) -> schedule.GroupOp:
+    copy = group.clone()
+    for op in copy.body.block.ops:
+        if isinstance(op, schedule.CacheWriteOp):
+            op.cache = IntegerAttr(0, i64)
+    return copy
 
 
 def weight_bytes(subject: Subject) -> int:

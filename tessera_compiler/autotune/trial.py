@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, IntegerAttr, MemRefType, i64
-from xdsl.ir import SSAValue
+from xdsl.ir import BlockArgument, SSAValue
 
 from tessera_compiler.autotune.subjects import Subject, weight_bytes
 from tessera_compiler.graph import dialect as graph
@@ -23,10 +23,10 @@ from tessera_compiler.graph.types import type_of
 from tessera_compiler.module import CompiledTarget
 from tessera_compiler.schedule import dialect as schedule
 from tessera_compiler.schedule.passes.plan_tiles import Blocking
-from tessera_compiler.schedule.physical import BLOCK_TOKENS
+from tessera_compiler.schedule.physical import BLOCK_TOKENS, LINE, is_input
 from tessera_compiler.schedule.views import row_shape
 from tessera_compiler.targets.cpu.target import compile_cpu
-from tessera_compiler.targets.program import ABI
+from tessera_compiler.targets.program import ABI, INPUTS, describe_cache
 from tessera_compiler.tile.lowering.lower import LoweredProgram, lower_groups
 from tessera_compiler.tile.types import BYTES, element_name
 
@@ -104,7 +104,7 @@ class TrialMaker:
             operand = self._operand(value, index, lowered.arguments[0].buffers[index])
             if isinstance(value.owner, schedule.WeightOp):
                 found += [replace(operand, name=f"{index}.{copy}") for copy in range(self.copies)]
-            else:
+            elif not is_input(type_of(value)):
                 found.append(operand)
         return tuple(found)
 
@@ -124,6 +124,7 @@ class TrialMaker:
         operands = self.operands()
         numbers = {operand.name: number for number, operand in enumerate(operands)}
         group = self.subject.group
+        cache = describe_cache(lowered.cache)
         buffers, offset = [], 0
         for index in range(len(group.results_)):
             buffer = lowered.arguments[0].buffers[lowered.arguments[0].result_parameter(index)]
@@ -140,9 +141,14 @@ class TrialMaker:
         for launch in range(self.launches):
             args = []
             for index, value in enumerate(group.inputs):
+                if is_input(type_of(value)):
+                    assert isinstance(value, BlockArgument)
+                    args.append(f"input:{INPUTS[value.index]}")
+                    continue
                 is_weight = isinstance(value.owner, schedule.WeightOp)
                 name = f"{index}.{launch % self.copies}" if is_weight else f"{index}."
                 args.append(f"weight:{numbers[name]}")
+            args += [f"cache_{part}:{cache}" for part, cache in lowered.arguments[0].caches]
             args += [f"buffer:{index}" for index in range(len(buffers))]
             launches.append(
                 {"group": lowered.names[0], "args": args, "barrier": True, "layer": "", "reads_cache": []}
@@ -154,7 +160,7 @@ class TrialMaker:
             "weights": [operand.description() for operand in operands],
             "buffers": buffers,
             "arena": {"bytes_per_token": offset, "bytes_per_logit_row": 0, "bytes": 0},
-            "cache": {"block_tokens": BLOCK_TOKENS, "bytes_per_block": 64, "layers": []},
+            "cache": {**cache, "bytes_per_block": cache["bytes_per_block"] or LINE},
             "launches": launches,
             "layers": [],
             "output": 0,

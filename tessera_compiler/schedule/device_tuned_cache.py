@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from tessera_compiler.schedule.passes.plan_device_tiles import DeviceBlocking
+from tessera_compiler.schedule.device_blocking import FORMS, DeviceBlocking, broken_rule
 from tessera_compiler.schedule.tuned_cache import InvalidTuning
 
 LEAST_EXTENT = 16
+_KEY = re.compile(r"(?P<target>[a-z0-9-]+)/matmul/(?P<form>\w+)/\d+x\d+(/parts\d+)?(/groups\d+)?")
 
 
 def load_device_tuned(cache: Path, targets: Sequence[str]) -> dict[str, tuple[DeviceBlocking, ...]]:
-    """Every blocking that was measured for these targets, by its key (`plan_device_tiles.device_schedule_key`).
+    """Every blocking that was measured for these targets, by its key (`device_blocking.device_schedule_key`).
 
-    Raises `InvalidTuning` naming the file; a cache that is not there is an empty one.
+    Raises `InvalidTuning` naming the file, also for blockings that would change results; a cache that is not there is
+    an empty one.
     """
     tuned: dict[str, tuple[DeviceBlocking, ...]] = {}
     for target in targets:
         for path in sorted((cache / target).glob("*.json")):
             try:
                 entries = json.loads(path.read_text(encoding="utf-8"))
-                tuned.update({key: _blockings(value) for key, value in entries.items()})
+                tuned.update({key: _entry(target, key, value) for key, value in entries.items()})
             except (OSError, ValueError, TypeError, AttributeError) as error:
                 raise InvalidTuning(
                     f"{path} should map keys to lists of [most tokens or null, rows, outputs, depth, warps, stages]: "
                     f"{error}. Run `git checkout` on it, or tune again."
                 ) from error
     return tuned
+
+
+def _entry(target: str, key: str, entries: list[list[int | None]]) -> tuple[DeviceBlocking, ...]:
+    named = _KEY.fullmatch(key)
+    if named is None or named["target"] != target or named["form"] not in FORMS.values():
+        forms = "|".join(FORMS.values())
+        raise ValueError(f"a key reads {target}/matmul/{forms}/<outputs>x<columns>, and so on; found {key!r}")
+    blockings = _blockings(entries)
+    rule = broken_rule(target, named["form"], blockings)
+    if rule is not None:
+        raise ValueError(f"{key!r} would change results: {rule}")
+    return blockings
 
 
 def _blockings(entries: list[list[int | None]]) -> tuple[DeviceBlocking, ...]:

@@ -16,6 +16,8 @@ from xdsl.dialects.builtin import (
     BFloat16Type,
     BoolAttr,
     DictionaryAttr,
+    Float8E4M3FNType,
+    Float16Type,
     FloatAttr,
     IntegerAttr,
     IntegerType,
@@ -42,22 +44,34 @@ from xdsl.utils.exceptions import VerifyException
 
 from tessera_compiler.graph.base import Array, GraphOp
 from tessera_compiler.graph.types import DYNAMIC, F32, I32, TOKENS, Tensor, rows_of, tensor, type_of
+from tessera_compiler.schedule.products import ZERO_PARTS as ZERO_PARTS
+from tessera_compiler.schedule.products import ZERO_POINT as ZERO_POINT
+from tessera_compiler.schedule.products import product, verify_product
+from tessera_compiler.tile.float8 import LARGEST, round_to_float8
 from tessera_compiler.tile.types import round_to_bfloat16
 
 BF16 = BFloat16Type()
+F16 = Float16Type()
+F8 = Float8E4M3FNType()
 I8 = IntegerType(8)
 U8 = IntegerType(8, Signedness.UNSIGNED)
 U4 = IntegerType(4, Signedness.UNSIGNED)
-ZERO_POINT = 128
-"""What stands for zero in weights of eight bits."""
-ZERO_PARTS = 16
-"""Weights of four bits say what stands for zero in sixteenths, group by group."""
 PARTS = ("scales", "zeros")
-MOST_COLUMNS = 512
-"""In a group of weights of four bits: sixteenths of so many products fit in the 24 bits of a float32."""
 
-ELEMENTS: dict[str, Attribute] = {"f32": F32, "bf16": BF16, "u4": U4, "u8": U8, "i8": I8, "i32": I32}
-LAYOUTS = ("rows", "matrix", "panels_k1", "panels_k2", "panels_k4", "panels_k8")
+ELEMENTS: dict[str, Attribute] = {
+    "f32": F32,
+    "bf16": BF16,
+    "f16": F16,
+    "f8_e4m3": F8,
+    "u4": U4,
+    "u8": U8,
+    "i8": I8,
+    "i32": I32,
+}
+CACHE_ELEMENTS = ("f32", "bf16", "f16", "i8")
+LAYOUTS = ("rows", "matrix", "matrix4", "columns4", "panels_k1", "panels_k2", "panels_k4", "panels_k8")
+ROUNDED_TO = ("bf16", "f16")
+LAYOUTS_OF_U4 = ("panels_k8", "matrix4")
 KINDS = ("rows", "linear", "attention")
 
 
@@ -110,8 +124,8 @@ class WeightOp(ScheduleOp):
             raise VerifyException(f"a weight has no rows; found {result}.")
         if values["layout"] not in LAYOUTS:
             raise VerifyException(f"unknown layout {values['layout']!r}; known: {', '.join(LAYOUTS)}.")
-        if (element_name(result) == "u4") != (values["layout"] == "panels_k8"):
-            raise VerifyException("a weight of ui4 lies in panels_k8, and no other does.")
+        if (element_name(result) == "u4") != (values["layout"] in LAYOUTS_OF_U4):
+            raise VerifyException(f"a weight of ui4 lies in {' or '.join(LAYOUTS_OF_U4)}, and no other does.")
         if element_name(result) == "u4" and "group" not in values:
             raise VerifyException("a weight of ui4 says how many columns share a scale.")
         if "part" in values and (values["part"] not in PARTS or "scales_of" not in values):
@@ -121,20 +135,26 @@ class WeightOp(ScheduleOp):
 
 @irdl_op_definition
 class RoundOp(ScheduleOp):
-    """Each element rounded to bfloat16, nearest even."""
+    """Each element rounded to bfloat16, or to the element type that is named, nearest even."""
 
     name = "schedule.round"
     x = operand_def(TensorType)
     result = result_def(TensorType)
+    element = opt_attr_def(StringAttr)
 
     @classmethod
     def infer(
         cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         (x,) = types
-        return (tensor(x.get_shape(), BF16, rows_of(x)),)
+        element = values.get("element", "bf16")
+        if element not in ROUNDED_TO:
+            raise VerifyException(f"rows are rounded to {' or '.join(ROUNDED_TO)}; found {element!r}.")
+        return (tensor(x.get_shape(), ELEMENTS[element], rows_of(x)),)
 
     def evaluate(self, *operands: Array) -> tuple[Array, ...]:
+        if self.values.get("element", "bf16") == "f16":
+            return (operands[0].astype(np.float16),)
         return (round_to_bfloat16(operands[0]),)
 
 
@@ -195,6 +215,30 @@ class QuantizeOp(ScheduleOp):
 
 
 @irdl_op_definition
+class QuantizeFloatOp(ScheduleOp):
+    """Each row as eight-bit floats (e4m3) with one scale: `scale = max|x| / 448`, and `x * (448 / max|x|)` rounded to
+    nearest even (0 for zeros)."""
+
+    name = "schedule.quantize_float"
+    x = operand_def(TensorType)
+    quantized = result_def(TensorType)
+    scale = result_def(TensorType)
+
+    @classmethod
+    def infer(
+        cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        (x,) = types
+        return tensor(x.get_shape(), F8, rows_of(x)), tensor((*x.get_shape()[:-1], 1), F32, rows_of(x))
+
+    def evaluate(self, *operands: Array) -> tuple[Array, ...]:
+        largest = np.max(np.abs(operands[0]), axis=-1, keepdims=True)
+        with np.errstate(all="ignore"):
+            inverse = np.where(largest != 0, np.float32(LARGEST) / largest, np.float32(0)).astype(np.float32)
+        return round_to_float8(operands[0] * inverse), (largest * np.float32(1 / LARGEST)).astype(np.float32)
+
+
+@irdl_op_definition
 class PeaksOp(ScheduleOp):
     """The largest of each `group` columns of a row (the last may be fewer); NaN if one of them is."""
 
@@ -217,11 +261,13 @@ class PeaksOp(ScheduleOp):
 
 @irdl_op_definition
 class MatmulOp(ScheduleOp):
-    """`x @ weight.T` in f32. Operands: x and weight of one of f32·f32, bf16·bf16; or i8·ui8 with the scales and sums
-    of the groups of x and the weight's scales: `sum over groups g of (q_g @ (w_g - 128).T) * scale_g`, times
+    """`x @ weight.T` in f32. Operands: x and weight of one of f32·f32, bf16·bf16, f16·f16; or i8·ui8 with the scales
+    and sums of the groups of x and the weight's scales: `sum over groups g of (q_g @ (w_g - 128).T) * scale_g`, times
     `scales`; or i8·ui4 with the same (the factors in place of the scales), and then the scales and zeros of the groups
     of the weight: `sum over g of ((q_g @ w_g.T - sum_g * zeros_g / 16) * scale_g) * scales_g`, times `factors`. What is
-    multiplied by `scale_g` is exact."""
+    multiplied by `scale_g` is exact. Or bf16·ui8 with the weight's scales: `x @ (w - 128).T`, times `scales`; or
+    bf16·ui4 with the weight's factors, scales and zeros: `x @ v.T`, times `factors`, where v is `(w_g - zeros_g / 16) *
+    scales_g`, rounded to bf16; or of eight-bit floats with the scales of both: `x @ w.T`, times both."""
 
     name = "schedule.matmul"
     arguments = var_operand_def(TensorType)
@@ -233,43 +279,13 @@ class MatmulOp(ScheduleOp):
         cls, types: Sequence[Tensor], values: Mapping[str, Any], result: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         x, weight = types[:2]
-        pair = (element_name(x), element_name(weight))
-        known = {(("f32", "f32"), 2), (("bf16", "bf16"), 2), (("i8", "u8"), 5), (("i8", "u4"), 7)}
-        if (pair, len(types)) not in known:
-            raise VerifyException(f"no product of {pair[0]} and {pair[1]} with {len(types)} operands.")
-        if (pair[0] == "i8") != ("group" in values):
-            raise VerifyException("a product of quantized rows says how wide their groups are, any other does not.")
-        if x.get_shape()[-1] != weight.get_shape()[1]:
-            raise VerifyException(f"the last axis of {x} must have the size of the second of {weight}.")
-        if pair[1] == "u4":
-            if values["group"] > MOST_COLUMNS:
-                raise VerifyException(f"groups of more than {MOST_COLUMNS} columns are not summed exactly.")
-            groups = -(-weight.get_shape()[1] // values["group"])
-            for each in types[5:]:
-                if each.get_shape() != (weight.get_shape()[0], groups) or element_name(each) != "u8":
-                    raise VerifyException(f"a weight of ui4 has a ui8 per row and group; found {each}.")
+        elements = [element_name(each) for each in types]
+        verify_product((elements[0], elements[1]), types, elements, values.get("group"))
         return (tensor((*x.get_shape()[:-1], weight.get_shape()[0]), F32, rows_of(x)),)
 
     def evaluate(self, *operands: Array) -> tuple[Array, ...]:
-        if len(operands) == 2:
-            x, weight = operands
-            return ((x.astype(np.float32) @ weight.astype(np.float32).T).astype(np.float32),)
-        x, weight, scale, total, scales, *parts = operands
-        assert self.group is not None
-        group = self.group.value.data
-        result = np.zeros((*x.shape[:-1], len(weight)), np.float32)
-        for index in range(scale.shape[-1]):
-            columns = slice(index * group, (index + 1) * group)
-            # Exact: products of two bytes, at most 2^16 of them, fit in the 53 bits of a double.
-            numbers = weight[:, columns].astype(np.float64)
-            if parts:
-                shift = total[..., index : index + 1] * (parts[1][:, index].astype(np.float64) / ZERO_PARTS)
-                exact = x[..., columns].astype(np.float64) @ numbers.T - shift
-            else:
-                exact = x[..., columns].astype(np.float64) @ (numbers - ZERO_POINT).T
-            scaled = exact.astype(np.float32) * scale[..., index : index + 1]
-            result = result + (scaled * parts[0][:, index].astype(np.float32) if parts else scaled)
-        return (result * scales,)
+        x, weight = (element_name(type_of(each)) for each in self.arguments[:2])
+        return (product((x, weight), operands, self.values),)
 
 
 @irdl_op_definition
@@ -302,8 +318,9 @@ class LookupOp(ScheduleOp):
 
 @irdl_op_definition
 class CacheWriteOp(ScheduleOp):
-    """Writes each token's key and value to its place in the KV cache of `cache`, rounded to the element type
-    of the cache.
+    """Writes each token's key or value to its place in the KV cache of `cache`, rounded to the element type of the
+    cache. With `i8`, each head of a token has a scale: `max|x| / 127`, and `rint(x * (127 / max|x|))` is written (0
+    for zeros).
     """
 
     name = "schedule.cache_write"
@@ -321,12 +338,14 @@ class CacheWriteOp(ScheduleOp):
     ) -> tuple[Tensor, ...]:
         if values["part"] not in ("key", "value"):
             raise VerifyException(f"the part is key or value; found {values['part']!r}.")
+        _verify_cache_element(values["element"])
         return ()
 
 
 @irdl_op_definition
 class AttendOp(ScheduleOp):
-    """Paged attention of each token to its own sequence through cache `cache`; attributes as in `graph.attention`."""
+    """Paged attention of each token to its own sequence through cache `cache`; attributes as in `graph.attention`.
+    `element` is what the cache holds."""
 
     name = "schedule.attend"
     query = operand_def(TensorType)
@@ -350,7 +369,13 @@ class AttendOp(ScheduleOp):
         _, heads, _ = query.get_shape()
         if heads % values["key_heads"]:
             raise VerifyException(f"{heads} heads cannot share {values['key_heads']} key heads evenly.")
+        _verify_cache_element(values["element"])
         return (tensor((DYNAMIC, heads, values["value_dim"]), F32, TOKENS),)
+
+
+def _verify_cache_element(element: str) -> None:
+    if element not in CACHE_ELEMENTS:
+        raise VerifyException(f"a cache holds {', '.join(CACHE_ELEMENTS)}; found {element!r}.")
 
 
 @irdl_op_definition
@@ -369,7 +394,7 @@ class YieldOp(IRDLOperation):
 class GroupOp(IRDLOperation):
     """One launch. `kind` says how its kernel is built; `barrier`: everything before must have finished; `offsets`:
     where each result lies in the arena, in bytes per row; `tiles`: the blocking of each CPU class, by number of
-    tokens."""
+    tokens; `splits`: of devices alone, into how many parts the columns of a product are cut."""
 
     name = "schedule.group"
     inputs = var_operand_def(TensorType)
@@ -378,6 +403,7 @@ class GroupOp(IRDLOperation):
     barrier = opt_attr_def(BoolAttr)
     offsets = opt_attr_def(ArrayAttr)
     tiles = opt_attr_def(DictionaryAttr)
+    splits = opt_attr_def(DictionaryAttr)
     tuned = opt_attr_def(UnitAttr)
     body = region_def("single_block")
 
@@ -417,6 +443,7 @@ GROUP_OPERATIONS: tuple[type[ScheduleOp], ...] = (
     CopyOp,
     RoundOp,
     QuantizeOp,
+    QuantizeFloatOp,
     PeaksOp,
     MatmulOp,
     LookupOp,

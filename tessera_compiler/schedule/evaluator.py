@@ -32,7 +32,7 @@ class Cache:
         key = (op.cache.value.data, op.part.data)
         if key not in self.parts:
             self.parts[key] = np.zeros((self.blocks, BLOCK_TOKENS, *x.shape[1:]), np.float32)
-        stored = round_to_bfloat16(x) if op.element.data == "bf16" else x
+        stored = _stored(x, op.element.data)
         blocks = tables[sequences, positions // BLOCK_TOKENS]
         self.parts[key][blocks, positions % BLOCK_TOKENS] = stored
 
@@ -42,15 +42,28 @@ class Cache:
         return self.parts[cache, part][table[places // BLOCK_TOKENS], places % BLOCK_TOKENS]
 
 
+def _stored(x: Array, element: str) -> Array:
+    """What a cache of this element gives back of heads [..., width]."""
+    if element == "i8":
+        largest = np.abs(x).max(axis=-1, keepdims=True)
+        with np.errstate(divide="ignore"):
+            inverse = np.where(largest != 0, np.float32(127) / largest, np.float32(0))
+        return np.asarray(np.rint(x * inverse) * (largest * np.float32(1 / 127)))
+    if element == "f16":
+        return x.astype(np.float16).astype(np.float32)
+    return round_to_bfloat16(x) if element == "bf16" else x
+
+
 def attend(
     op: schedule.AttendOp, cache: Cache, query: Array, positions: Array, sequences: Array, tables: Array
 ) -> Array:
-    """As docs/spec/program.md says of attention, but that the largest score is known before weights are rounded."""
+    """As docs/spec/program.md says of attention, but that the largest score is known before weights are rounded, and
+    that weights of values of bytes are not."""
     values = op.values
     _, heads, _ = query.shape
     softcap, log2_e = np.float32(values["softcap"]), np.float32(np.log2(np.e))
     rounded = round_to_bfloat16 if values["element"] == "bf16" else np.float32
-    query = rounded(query * np.float32(values["scale"] * (1.0 if softcap else np.log2(np.e))))
+    query = _stored(query * np.float32(values["scale"] * (1.0 if softcap else np.log2(np.e))), values["element"])
     shared = heads // values["key_heads"]
     result = np.empty((len(query), heads, values["value_dim"]), np.float32)
     for row, (position, sequence) in enumerate(zip(positions, sequences, strict=True)):

@@ -49,8 +49,17 @@ def buffer_of(type_: Tensor) -> MemRefType[Attribute]:
     return buffer_type([None, row_elements(type_)], element_name(type_))
 
 
+WORDS, WORD_COLUMNS = 16, 128
+"""Of the layout `matrix4`: words of eight numbers of four bits that lie together for each row, and columns that they
+hold."""
+
+IN_WORDS = ("matrix4", "columns4")
+"""Layouts that kernels see as words of four bytes."""
+
+
 def weight_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
-    """The physical shape of a weight, in elements: two of `panels_k8` share a byte."""
+    """The physical shape of a weight, in elements: two of `panels_k8` share a byte; of those
+    `IN_WORDS`, in words."""
     if layout == "rows":
         if len(shape) < 2:
             return (1, -(-max(1, math.prod(shape)) // LINE) * LINE)
@@ -58,13 +67,18 @@ def weight_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
         return (math.prod(shape[:-1]), -(-columns // 16) * 16)
     if layout == "matrix":
         return (padded_rows(shape[0]), -(-shape[1] // 16) * 16)
+    if layout == "matrix4":
+        return (-(-shape[1] // WORD_COLUMNS) * padded_rows(shape[0]), WORDS)
+    if layout == "columns4":
+        return (-(-shape[1] // 4), padded_rows(shape[0]))
     packed = PACKED[layout]
     rows, columns = shape
     return (padded_rows(rows) // 16, -(-columns // packed), 16, packed)
 
 
 def weight_buffer(type_: Tensor, layout: str) -> MemRefType[Attribute]:
-    return buffer_type(list(weight_shape(type_.get_shape(), layout)), element_name(type_))
+    element = "i32" if layout in IN_WORDS else element_name(type_)
+    return buffer_type(list(weight_shape(type_.get_shape(), layout)), element)
 
 
 def input_buffer(type_: Tensor) -> MemRefType[Attribute]:

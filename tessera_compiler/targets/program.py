@@ -18,7 +18,8 @@ from tessera_compiler.schedule import dialect as schedule
 from tessera_compiler.schedule.passes.plan_phases import caches_of
 from tessera_compiler.schedule.physical import BLOCK_TOKENS, row_bytes
 from tessera_compiler.schedule.views import row_shape
-from tessera_compiler.tile.lowering.context import CachePlan, GroupArguments
+from tessera_compiler.tile.lowering.chunk_sizes import partial_bytes
+from tessera_compiler.tile.lowering.context import CacheLayer, CachePlan, GroupArguments
 
 ABI = 2
 INPUTS = ("token_ids", "positions", "logit_rows", "sequences", "block_tables")
@@ -26,6 +27,8 @@ INPUTS = ("token_ids", "positions", "logit_rows", "sequences", "block_tables")
 
 TILES = "tiles"
 """The input that only kernels see: how a step's tokens are cut for attention."""
+SCRATCH = "scratch"
+"""The argument that stands for memory at the end of the arena, which no other launch uses."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ def describe_program(module: ModuleOp, lowered: _Lowered, limits: ProgramLimits)
         args = [_argument(value, weights, buffers) for value in group.inputs]
         args += [f"cache_{part}:{cache}" for part, cache in arguments.caches]
         args += [f"input:{TILES}"] * arguments.tiles
+        args += [SCRATCH] * arguments.partials
         args += [f"buffer:{buffers[result]}" for result in group.results_]
         launches.append(
             {
@@ -117,23 +121,12 @@ def describe_program(module: ModuleOp, lowered: _Lowered, limits: ProgramLimits)
             for recipe in recipes
         ],
         "buffers": described,
-        "arena": {"bytes_per_token": per_token, "bytes_per_logit_row": _extent(described, "logit_rows"), "bytes": 0},
-        "cache": {
-            "block_tokens": BLOCK_TOKENS,
-            "bytes_per_block": cache.bytes_per_block,
-            "layers": [
-                {
-                    "layer": index,
-                    "heads": layer.heads,
-                    "key_dim": layer.key_dim,
-                    "value_dim": layer.value_dim,
-                    "dtype": layer.element,
-                    "key_offset": layer.key_offset,
-                    "value_offset": layer.value_offset,
-                }
-                for index, layer in enumerate(cache.layers)
-            ],
+        "arena": {
+            "bytes_per_token": per_token,
+            "bytes_per_logit_row": _extent(described, "logit_rows"),
+            "bytes": _scratch_bytes(groups, lowered.arguments, limits.max_model_len),
         },
+        "cache": describe_cache(cache),
         "launches": launches,
         "layers": layers,
         "output": buffers[end.operands[0]],
@@ -144,6 +137,49 @@ def describe_program(module: ModuleOp, lowered: _Lowered, limits: ProgramLimits)
         )
         description["peaks"] = {"buffer": buffers[value], "columns": columns}
     return SharedProgram(description, tuple(recipes))
+
+
+def _scratch_bytes(groups: list[schedule.GroupOp], arguments: Sequence[GroupArguments], positions: int) -> int:
+    """What the launches that share contexts need to keep what the chunks of these come to; each uses it anew."""
+    return max(
+        (
+            partial_bytes(type_of(op.query).get_shape()[1], op.value_dim.value.data, positions)
+            for group, each in zip(groups, arguments, strict=True)
+            for op in group.body.block.ops
+            if each.partials and isinstance(op, schedule.AttendOp)
+        ),
+        default=0,
+    )
+
+
+def describe_cache(cache: CachePlan) -> dict[str, Any]:
+    """Where everything lies in a block of the KV cache."""
+    return {
+        "block_tokens": BLOCK_TOKENS,
+        "bytes_per_block": cache.bytes_per_block,
+        "layers": [
+            {
+                "layer": index,
+                "heads": layer.heads,
+                "key_dim": layer.key_dim,
+                "value_dim": layer.value_dim,
+                "dtype": layer.element,
+                "key_offset": layer.key_offset,
+                "value_offset": layer.value_offset,
+                **(_of_bytes(layer) if layer.quantized else {}),
+            }
+            for index, layer in enumerate(cache.layers)
+        ],
+    }
+
+
+def _of_bytes(layer: CacheLayer) -> dict[str, int]:
+    """What a layer has besides if it holds bytes."""
+    return {
+        "key_scale_offset": layer.key_scale_offset,
+        "value_scale_offset": layer.value_scale_offset,
+        "head_bytes": layer.head_bytes,
+    }
 
 
 def _recipe(op: schedule.WeightOp | graph.ConstantOp, index: int) -> WeightRecipe:

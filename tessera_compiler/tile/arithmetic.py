@@ -13,8 +13,10 @@ from xdsl.utils.exceptions import VerifyException
 from tessera_compiler.tile import functions
 from tessera_compiler.tile.base import Array, TileOperation, broadcast_shape, integer, verify_type
 from tessera_compiler.tile.blocks import LoadBlockOp
+from tessera_compiler.tile.float8 import round_to_float8
 from tessera_compiler.tile.memory import LoadOp, LoadPackedOp
 from tessera_compiler.tile.panels import LoadPanelsOp
+from tessera_compiler.tile.rearranging import TransposeOp
 from tessera_compiler.tile.types import element_name, numpy_dtype, round_to_bfloat16, shape_of, tile_type
 
 
@@ -201,6 +203,7 @@ CASTS = frozenset(
         ("i32", "f32"),
         ("f32", "i32"),
         ("f32", "i8"),
+        ("f32", "u8"),
         ("i8", "i32"),
         ("i8", "f32"),
         ("u8", "f32"),
@@ -209,13 +212,13 @@ CASTS = frozenset(
     ]
 )
 
-BLOCK_CASTS = frozenset([("u8", "i8")])
-"""Of what `tile.load_block` reads besides."""
+BLOCK_CASTS = frozenset([("u8", "i8"), ("f32", "f16"), ("f16", "f32"), ("f32", "f8_e4m3")])
+"""Of kernels for devices besides."""
 
 
 @irdl_op_definition
 class CastOp(TileOperation):
-    """Converts each element: f32 to bf16 rounds to nearest even; f32 to i32 or i8 expects values already integral
+    """Converts each element: f32 to bf16 rounds to nearest even; f32 to i32, i8 or u8 expects values already integral
     and in range; u8 to i8 takes 128 away."""
 
     name = "tile.cast"
@@ -235,10 +238,43 @@ class CastOp(TileOperation):
         to = element_name(self.result.type)
         if to == "bf16":
             return (round_to_bfloat16(operand),)
+        if to == "f8_e4m3":
+            return (round_to_float8(operand),)
         if operand.dtype == np.uint8 and to == "i8":
             return ((operand ^ np.uint8(128)).view(np.int8),)
         with np.errstate(all="ignore"):
             return (operand.astype(numpy_dtype(to)),)
+
+
+@irdl_op_definition
+class ColumnsOp(TileOperation):
+    """Some columns of a tile: `first`, `first + step`, and so on. Only kernels for processors have it."""
+
+    name = "tile.columns"
+    operand = operand_def(VectorType)
+    first = attr_def(IntegerAttr)
+    step = attr_def(IntegerAttr)
+    result = result_def(VectorType)
+
+    def __init__(self, operand: SSAValue, first: int, count: int, step: int = 1):
+        super().__init__(
+            operands=[operand],
+            attributes={"first": integer(first), "step": integer(step)},
+            result_types=[tile_type(shape_of(operand.type)[0], count, element_name(operand.type))],
+        )
+
+    def verify_(self) -> None:
+        (rows, width), first, step = shape_of(self.operand.type), self.first.value.data, self.step.value.data
+        count = shape_of(self.result.type)[1]
+        verify_type("some columns of a tile", self.result.type, tile_type(rows, count, element_name(self.operand.type)))
+        if element_name(self.operand.type) == "u4":
+            raise VerifyException("a tile of u4 is the right operand of a dot, and nothing else")
+        if first < 0 or step < 1 or first + (count - 1) * step >= width:
+            raise VerifyException(f"columns {first} + {step} * 0..{count - 1} do not lie in a tile of {width}")
+
+    def evaluate(self, operand: Array) -> tuple[Array]:
+        first, step, count = self.first.value.data, self.step.value.data, shape_of(self.result.type)[1]
+        return (operand[:, first : first + (count - 1) * step + 1 : step],)
 
 
 @irdl_op_definition
@@ -273,11 +309,11 @@ class ReduceOp(TileOperation):
 @irdl_op_definition
 class DotOp(TileOperation):
     """accumulator + left @ right, over k ascending for each element: f32·f32 and f32·bf16 by fused multiply-add in
-    f32, bf16·bf16 exact products summed in f32, i8·u8 and i8·u4 exact in i32.
+    f32, bf16·bf16 exact products summed in f32, i8·u8, u8·i8 and i8·u4 exact in i32.
 
-    A right operand from panels takes all pairs but f32·bf16, with any left operand if `tile.load_panels` gives it, and
-    with one loaded with lane_step 1 if `tile.load_packed` does; one from `tile.load_block` takes all pairs and any left
-    operand; any other right operand takes a left of f32."""
+    A right operand from panels takes all pairs but f32·bf16, with any left operand if `tile.load_panels` gives it (and
+    it alone takes u8·i8), and with one loaded with lane_step 1 if `tile.load_packed` does; one from `tile.load_block`
+    takes all pairs and any left operand; any other right operand takes a left of f32."""
 
     name = "tile.dot"
     left = operand_def(VectorType)
@@ -291,8 +327,10 @@ class DotOp(TileOperation):
         ("i8", "u8"): "i32",
         ("i8", "u4"): "i32",
     }
-    BLOCK_ELEMENTS: ClassVar = {("i8", "i8"): "i32"}
+    BLOCK_ELEMENTS: ClassVar = {("i8", "i8"): "i32", ("f16", "f16"): "f32", ("f8_e4m3", "f8_e4m3"): "f32"}
     """With a right operand from `tile.load_block` besides."""
+    PANELS_ELEMENTS: ClassVar = {("u8", "i8"): "i32"}
+    """With a right operand from `tile.load_panels` besides."""
 
     def __init__(self, left: SSAValue, right: SSAValue, accumulator: SSAValue):
         super().__init__(operands=[left, right, accumulator], result_types=[accumulator.type])
@@ -305,7 +343,9 @@ class DotOp(TileOperation):
             )
         pair = (element_name(self.left.type), element_name(self.right.type))
         of_block = _comes_from_block(self.right)
-        known = {**self.ELEMENTS, **self.BLOCK_ELEMENTS} if of_block else self.ELEMENTS
+        known = {**self.ELEMENTS, **self.BLOCK_ELEMENTS} if of_block else dict(self.ELEMENTS)
+        if isinstance(self.right.owner, LoadPanelsOp):
+            known |= self.PANELS_ELEMENTS
         if known.get(pair) != element_name(self.accumulator.type):
             raise VerifyException(f"no dot of {pair[0]} and {pair[1]} into {element_name(self.accumulator.type)}")
         if of_block:
@@ -329,7 +369,11 @@ class DotOp(TileOperation):
 
 def _comes_from_block(value: SSAValue) -> bool:
     owner = value.owner
-    return isinstance(owner, LoadBlockOp) or (isinstance(owner, CastOp) and _comes_from_block(owner.operand))
+    if isinstance(owner, SelectOp):
+        return _comes_from_block(owner.left)
+    return isinstance(owner, LoadBlockOp) or (
+        isinstance(owner, CastOp | TransposeOp) and _comes_from_block(owner.operand)
+    )
 
 
 def _verify_element(function: str, element: str, allowed: tuple[str, ...]) -> None:

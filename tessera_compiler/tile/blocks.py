@@ -107,6 +107,37 @@ class LoadBlockOp(_BlockAccess):
 
 
 @irdl_op_definition
+class PrefetchOp(TileOperation):
+    """Changes nothing: says that `columns` neighbours of each of `rows` rows of a weight are going to be read soon. No
+    launch before this one writes them, so a target may fetch them before it waits for those."""
+
+    name = "tile.prefetch"
+    buffer = operand_def(MemRefType)
+    row = operand_def(IndexType)
+    column = operand_def(IndexType)
+    rows = attr_def(IntegerAttr)
+    columns = attr_def(IntegerAttr)
+
+    def __init__(self, buffer: SSAValue, row: SSAValue, column: SSAValue, shape: tuple[int, int]):
+        rows, columns = shape
+        super().__init__(
+            operands=[buffer, row, column], attributes={"rows": integer(rows), "columns": integer(columns)}
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rows.value.data, self.columns.value.data
+
+    def verify_(self) -> None:
+        type_ = self.buffer.type
+        if not isinstance(type_, MemRefType) or len(type_.get_shape()) != 2 or min(self.shape) < 1:
+            raise VerifyException(f"{self.name} expects some of a buffer of two axes; found {self.shape} of {type_}")
+
+    def evaluate(self, buffer: Array, row: int, column: int) -> tuple[()]:
+        return ()
+
+
+@irdl_op_definition
 class StoreBlockOp(_BlockAccess):
     """Writes a tile, addressed as in `tile.load_block`; tile rows at or past `count` are not written."""
 

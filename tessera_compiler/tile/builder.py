@@ -135,18 +135,21 @@ class KernelBuilder:
         self,
         value: SSAValue,
         buffer: SSAValue,
-        row: SSAValue,
+        rows: Sequence[SSAValue],
         column: SSAValue,
-        at: SSAValue,
+        at: Sequence[SSAValue],
         *,
         packed: int,
         along: str,
         first: int = 0,
         step: int = 1,
+        count: SSAValue | None = None,
     ) -> None:
         value = self.cast(value, element_name(buffer.type))
         self._builder.insert(
-            dialect.StorePanelOp(value, buffer, row, column, at, first=first, step=step, packed=packed, along=along)
+            dialect.StorePanelOp(
+                value, buffer, rows, column, at, first=first, step=step, packed=packed, along=along, count=count
+            )
         )
 
     def load_block(
@@ -175,6 +178,9 @@ class KernelBuilder:
         value = self.cast(value, element_name(buffer.type))
         self._builder.insert(dialect.StoreBlockOp(value, buffer, row, column, count=count, **steps))
 
+    def prefetch(self, buffer: SSAValue, row: SSAValue, column: SSAValue, shape: tuple[int, int]) -> None:
+        self._builder.insert(dialect.PrefetchOp(buffer, row, column, shape))
+
     # Tiles
 
     def full(self, value: float, shape: tuple[int, int] = (1, 1), element: str = "f32") -> SSAValue:
@@ -202,12 +208,24 @@ class KernelBuilder:
             return operand
         return self._insert(dialect.CastOp(operand, element))
 
+    def transpose(self, operand: SSAValue) -> SSAValue:
+        return self._insert(dialect.TransposeOp(operand))
+
+    def unpack(self, words: SSAValue, scales: SSAValue, zeros: SSAValue, pair: int) -> SSAValue:
+        return self._insert(dialect.UnpackOp(words, scales, zeros, pair))
+
     def reduce(self, function: str, operand: SSAValue) -> SSAValue:
         return self._insert(dialect.ReduceOp(function, operand))
 
+    def columns(self, operand: SSAValue, first: int, count: int, step: int = 1) -> SSAValue:
+        if (first, count, step) == (0, shape_of(operand.type)[1], 1):
+            return operand
+        return self._insert(dialect.ColumnsOp(operand, first, count, step))
+
     def dot(self, left: SSAValue, right: SSAValue, accumulator: SSAValue | None = None) -> SSAValue:
         if accumulator is None:
-            element = dialect.DotOp.ELEMENTS[element_name(left.type), element_name(right.type)]
+            known = {**dialect.DotOp.ELEMENTS, **dialect.DotOp.PANELS_ELEMENTS, **dialect.DotOp.BLOCK_ELEMENTS}
+            element = known[element_name(left.type), element_name(right.type)]
             accumulator = self.full(0, (shape_of(left.type)[0], shape_of(right.type)[1]), element)
         return self._insert(dialect.DotOp(left, right, accumulator))
 
@@ -220,6 +238,8 @@ class KernelBuilder:
         step: int,
         initial: Sequence[SSAValue],
         body: Callable[[SSAValue, list[SSAValue]], Sequence[SSAValue]],
+        *,
+        once: bool = False,
     ) -> list[SSAValue]:
         """`body(index, carried)` writes one round and returns what is carried into the next."""
         step_value = self.constant(step)
@@ -229,6 +249,6 @@ class KernelBuilder:
         carried = body(block.args[0], list(block.args[1:]))
         self._builder.insert(dialect.YieldOp(carried))
         self._builder = outer
-        loop = dialect.ForOp(lower, upper, step_value, initial, block)
+        loop = dialect.ForOp(lower, upper, step_value, initial, block, once=once)
         self._builder.insert(loop)
         return list(loop.results)

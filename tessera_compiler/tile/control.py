@@ -6,13 +6,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from xdsl.dialects.builtin import ArrayAttr, IndexType, IntegerAttr, MemRefType, StringAttr, VectorType
+from xdsl.dialects.builtin import ArrayAttr, IndexType, IntegerAttr, MemRefType, StringAttr, UnitAttr, VectorType
 from xdsl.ir import Block, Region, SSAValue
 from xdsl.irdl import (
     IRDLOperation,
     attr_def,
     irdl_op_definition,
     operand_def,
+    opt_attr_def,
     region_def,
     result_def,
     traits_def,
@@ -149,7 +150,8 @@ class IndexOp(TileOperation):
 
 @irdl_op_definition
 class ForOp(IRDLOperation):
-    """Counts an index from lower to upper by step, carrying tiles from one round to the next."""
+    """Counts an index from lower to upper by step, carrying tiles from one round to the next. With `once`, which only
+    kernels for processors have, there is no second round."""
 
     name = "tile.for"
     lower = operand_def(IndexType)
@@ -157,14 +159,23 @@ class ForOp(IRDLOperation):
     step = operand_def(IndexType)
     initial = var_operand_def(VectorType)
     results_ = var_result_def(VectorType)
+    once = opt_attr_def(UnitAttr)
     body = region_def("single_block")
 
     def __init__(
-        self, lower: SSAValue, upper: SSAValue, step: SSAValue, initial: Sequence[SSAValue], body: Region | Block
+        self,
+        lower: SSAValue,
+        upper: SSAValue,
+        step: SSAValue,
+        initial: Sequence[SSAValue],
+        body: Region | Block,
+        *,
+        once: bool = False,
     ):
         region = body if isinstance(body, Region) else Region(body)
         super().__init__(
             operands=[lower, upper, step, list(initial)],
+            attributes={"once": UnitAttr() if once else None},
             result_types=[[value.type for value in initial]],
             regions=[region],
         )

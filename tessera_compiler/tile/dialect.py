@@ -13,6 +13,7 @@ from tessera_compiler.tile.arithmetic import (
     CASTS,
     BinaryOp,
     CastOp,
+    ColumnsOp,
     CompareOp,
     DotOp,
     FullOp,
@@ -22,7 +23,7 @@ from tessera_compiler.tile.arithmetic import (
     UnaryOp,
 )
 from tessera_compiler.tile.base import TileOperation
-from tessera_compiler.tile.blocks import LoadBlockOp, StoreBlockOp
+from tessera_compiler.tile.blocks import LoadBlockOp, PrefetchOp, StoreBlockOp
 from tessera_compiler.tile.control import (
     INDEX_FUNCTIONS,
     ConstantIndexOp,
@@ -35,6 +36,7 @@ from tessera_compiler.tile.control import (
 )
 from tessera_compiler.tile.memory import LoadIndexOp, LoadOp, LoadPackedOp, LoadPackedRowOp, StoreOp
 from tessera_compiler.tile.panels import LoadPanelsOp, StorePanelOp
+from tessera_compiler.tile.rearranging import TransposeOp, UnpackOp
 
 TILE_OPERATIONS: list[type[Operation]] = [
     KernelOp,
@@ -56,12 +58,13 @@ TILE_OPERATIONS: list[type[Operation]] = [
     CompareOp,
     SelectOp,
     CastOp,
+    ColumnsOp,
     ReduceOp,
     DotOp,
     ForOp,
     YieldOp,
 ]
-BLOCK_OPERATIONS: list[type[Operation]] = [LoadBlockOp, StoreBlockOp]
+BLOCK_OPERATIONS: list[type[Operation]] = [LoadBlockOp, StoreBlockOp, PrefetchOp, TransposeOp, UnpackOp]
 """What only kernels for devices are made of."""
 
 ALL_OPERATIONS = [*TILE_OPERATIONS, *BLOCK_OPERATIONS]
@@ -77,6 +80,7 @@ __all__ = [
     "TileOperation",
     "BinaryOp",
     "CastOp",
+    "ColumnsOp",
     "CompareOp",
     "ConstantIndexOp",
     "DotOp",
@@ -91,6 +95,7 @@ __all__ = [
     "LoadPackedOp",
     "LoadPackedRowOp",
     "LoadPanelsOp",
+    "PrefetchOp",
     "ProgramIdOp",
     "ReduceOp",
     "ReturnOp",
@@ -98,6 +103,8 @@ __all__ = [
     "StoreBlockOp",
     "StoreOp",
     "StorePanelOp",
+    "TransposeOp",
     "UnaryOp",
+    "UnpackOp",
     "YieldOp",
 ]

@@ -40,7 +40,8 @@ class LoadPanelsOp(TileOperation):
 
     Along `n` a row is one panel [K/packed, 16, packed]; along `k` it is N/16 panels of sixteen k. Elements whose k is
     at or past `limit` are zero, whatever the buffer holds. The rows `ahead` change nothing: they are those that the
-    kernel is going to read next, as many as `rows`, for a target that fetches memory early.
+    kernel is going to read next, as many as `rows`, for a target that fetches memory early. A tile that is not the
+    right operand of a dot is of one row, one deep, along `n`.
     """
 
     name = "tile.load_panels"
@@ -83,6 +84,9 @@ class LoadPanelsOp(TileOperation):
             raise VerifyException("as many rows are read next as now")
         if self.limit is not None and self.along.data != "k":
             raise VerifyException("a limit of k goes with rows along k")
+        one_row = depth == 1 and self.packed.value.data == 1 and self.along.data == "n"
+        if not one_row and any(use.operation.name != "tile.dot" or use.index != 1 for use in self.result.uses):
+            raise VerifyException("panels that are more than one row along n, one deep, are only multiplied by a dot")
 
     def evaluate(self, buffer: Array, column: int, *rest: int) -> tuple[Array]:
         rows = np.array(rest[: len(self.rows)])
@@ -98,35 +102,39 @@ class LoadPanelsOp(TileOperation):
 
 @irdl_op_definition
 class StorePanelOp(IRDLOperation):
-    """Writes one row of columns into panels that `tile.load_panels` reads: element j goes to (k, n) = (at, first + j *
-    step) where rows continue along `k`, and to (first + j * step, at) where they do along `n`."""
+    """Writes rows of columns into panels that `tile.load_panels` reads, tile row i to row `rows[i]` of the buffer: its
+    element j goes to (k, n) = (at[i], first + j * step) where rows continue along `k`, and to (first + j * step, at[i])
+    where they do along `n`. Tile rows at or past `count` are not written."""
 
     name = "tile.store_panel"
     value = operand_def(VectorType)
     buffer = operand_def(MemRefType)
-    row = operand_def(IndexType)
     column = operand_def(IndexType)
-    at = operand_def(IndexType)
+    rows = var_operand_def(IndexType)
+    at = var_operand_def(IndexType)
+    count = opt_operand_def(IndexType)
     first = attr_def(IntegerAttr)
     step = attr_def(IntegerAttr)
     packed = attr_def(IntegerAttr)
     along = attr_def(StringAttr)
+    irdl_options = (AttrSizedOperandSegments(),)
 
     def __init__(
         self,
         value: SSAValue,
         buffer: SSAValue,
-        row: SSAValue,
+        rows: Sequence[SSAValue],
         column: SSAValue,
-        at: SSAValue,
+        at: Sequence[SSAValue],
         *,
         first: int,
         step: int,
         packed: int,
         along: str,
+        count: SSAValue | None = None,
     ):
         super().__init__(
-            operands=[value, buffer, row, column, at],
+            operands=[value, buffer, column, list(rows), list(at), count],
             attributes={
                 "first": integer(first),
                 "step": integer(step),
@@ -137,16 +145,21 @@ class StorePanelOp(IRDLOperation):
 
     def verify_(self) -> None:
         _verify_panels(self.buffer, self.packed.value.data, self.along.data)
-        if element_name(self.value.type) != element_name(self.buffer.type) or shape_of(self.value.type)[0] != 1:
-            raise VerifyException(f"one row of the buffer's element is stored to a panel; found {self.value.type}")
+        if element_name(self.value.type) != element_name(self.buffer.type):
+            raise VerifyException(f"a panel takes the buffer's element; found {self.value.type}")
+        if not shape_of(self.value.type)[0] == len(self.rows) == len(self.at):
+            raise VerifyException("each row of the tile has a row of the buffer, and a place in it, of its own")
         if self.first.value.data < 0 or self.step.value.data < 1:
             raise VerifyException("columns count up from 0")
 
-    def evaluate(self, value: Array, buffer: Array, row: int, column: int, at: int) -> tuple[()]:
+    def evaluate(self, value: Array, buffer: Array, column: int, *rest: int) -> tuple[()]:
+        size = len(value)
         place = self.first.value.data + np.arange(value.shape[1]) * self.step.value.data
-        where = np.full_like(place, at)
-        k, n = (where, place) if self.along.data == "k" else (place, where)
-        buffer[row, column + panel_offsets(k, n, self.packed.value.data, self.along.data)] = value[0]
+        for index in range(size if self.count is None else min(size, rest[-1])):
+            where = np.full_like(place, rest[size + index])
+            k, n = (where, place) if self.along.data == "k" else (place, where)
+            offsets = panel_offsets(k, n, self.packed.value.data, self.along.data)
+            buffer[rest[index], column + offsets] = value[index]
         return ()
 
 

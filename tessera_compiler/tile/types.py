@@ -1,8 +1,8 @@
 """The types that Tile IR is written in, and what each is in NumPy.
 
 A *tile* is a builtin `vector<RxCxelement>` of static shape; a *buffer* is a builtin `memref` that a kernel is
-handed; a scalar is an `index`. bfloat16 tiles are float32 arrays in NumPy whose values are representable in
-bfloat16.
+handed; a scalar is an `index`. Tiles of bfloat16 or of eight-bit floats are float32 arrays in NumPy whose values these
+can hold.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
     BFloat16Type,
+    Float8E4M3FNType,
+    Float16Type,
     Float32Type,
     IndexType,
     IntegerType,
@@ -26,6 +28,8 @@ from xdsl.utils.exceptions import VerifyException
 
 F32 = Float32Type()
 BF16 = BFloat16Type()
+F16 = Float16Type()
+F8 = Float8E4M3FNType()
 I1 = IntegerType(1)
 I8 = IntegerType(8)
 I32 = IntegerType(32)
@@ -33,18 +37,30 @@ U8 = IntegerType(8, Signedness.UNSIGNED)
 U4 = IntegerType(4, Signedness.UNSIGNED)
 INDEX = IndexType()
 
-ELEMENTS: dict[str, Attribute] = {"f32": F32, "bf16": BF16, "i1": I1, "i8": I8, "i32": I32, "u8": U8, "u4": U4}
+ELEMENTS: dict[str, Attribute] = {
+    "f32": F32,
+    "bf16": BF16,
+    "f16": F16,
+    "f8_e4m3": F8,
+    "i1": I1,
+    "i8": I8,
+    "i32": I32,
+    "u8": U8,
+    "u4": U4,
+}
 _NAMES = {element: name for name, element in ELEMENTS.items()}
 _NUMPY: dict[str, type[np.generic]] = {
     "f32": np.float32,
     "bf16": np.float32,
+    "f16": np.float16,
+    "f8_e4m3": np.float32,
     "i1": np.bool_,
     "i8": np.int8,
     "i32": np.int32,
     "u8": np.uint8,
     "u4": np.uint8,
 }
-BYTES = {"f32": 4, "bf16": 2, "i8": 1, "i32": 4, "u8": 1}
+BYTES = {"f32": 4, "bf16": 2, "f16": 2, "f8_e4m3": 1, "i8": 1, "i32": 4, "u8": 1}
 
 
 def tile_type(rows: int, columns: int, element: str) -> VectorType[Attribute]:
@@ -57,7 +73,7 @@ def buffer_type(shape: Sequence[int | None], element: str) -> MemRefType[Attribu
 
 
 def element_name(type_: Attribute) -> str:
-    """`f32`, `bf16`, `i1`, `i8`, `i32`, `u8` or `u4`, of a tile or of a buffer."""
+    """A name of `ELEMENTS`, of a tile or of a buffer."""
     element = type_.element_type if isinstance(type_, VectorType | MemRefType) else None
     if element not in _NAMES:
         raise VerifyException(f"tiles and buffers hold {', '.join(ELEMENTS)}; found {type_}")

@@ -58,6 +58,8 @@ class KvCache(_Part, frozen=True, kw_only=True):
     pages: Positive
     page_size: Text
     swap: Literal["none", "host", "host_pinned"]
+    dtype: Literal["fp32", "bf16", "fp16", "int8"] | None = None
+    """What keys and values are kept as; of `int8`, each head of a position has a scale. None: not told."""
 
 
 class Autotune(_Part, frozen=True, kw_only=True):

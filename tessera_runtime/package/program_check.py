@@ -46,6 +46,8 @@ def check_launches(program: Mapping[str, Any], cache_layers: int) -> str:
     groups = program["groups"]
     ranges = {"buffer": len(program["buffers"]), "weight": len(program["weights"])}
     ranges |= {"cache_key": cache_layers, "cache_value": cache_layers}
+    if any(layer["dtype"] == "i8" for layer in program["cache"]["layers"]):
+        ranges |= {"cache_key_scale": cache_layers, "cache_value_scale": cache_layers}
     used = set()
     for index, launch in enumerate(_items(program, "launches")):
         where = f"launches[{index}]"
@@ -79,7 +81,7 @@ def _check_peaks(program: Mapping[str, Any]) -> None:
 
 def _check_argument(argument: str, ranges: Mapping[str, int], where: str) -> None:
     kind, _, value = argument.partition(":")
-    if kind == "input" and value in INPUTS:
+    if argument == "scratch" or (kind == "input" and value in INPUTS):
         return
     if kind in ranges and value.isascii() and value.isdigit() and int(value) < ranges[kind]:
         return
@@ -110,13 +112,13 @@ def _check_variants(variants: Any, max_tokens: int, where: str) -> None:
         raise ProgramInvalid(f"{where} has no kernel.")
     reached = 0
     for variant in variants:
-        _key(variant, "symbol", str, where)
-        for entry in _key(variant, "grid", list, where):
-            symbol, _, divisor = str(entry).partition("/")
-            if not (
-                str(entry).isdigit() or entry == "Q" or (symbol in ("T", "L") and (not divisor or divisor.isdigit()))
-            ):
-                raise ProgramInvalid(f"{where} has the grid entry {entry!r}.")
+        _check_kernel(variant, where)
+        if "then" in variant:
+            _check_kernel(_key(variant, "then", dict, where), where)
+        if "min_width" in variant:
+            # Narrower steps take one that comes later.
+            _key(variant, "min_width", int, where)
+            continue
         bound = variant.get("max_tokens")
         if bound is not None and (type(bound) is not int or bound <= reached):
             raise ProgramInvalid(f"{where} has kernels out of order: max_tokens {bound!r} after {reached}.")
@@ -125,17 +127,28 @@ def _check_variants(variants: Any, max_tokens: int, where: str) -> None:
         raise ProgramInvalid(f"{where} has no kernel for steps of more than {reached} tokens.")
 
 
+def _check_kernel(kernel: Mapping[str, Any], where: str) -> None:
+    _key(kernel, "symbol", str, where)
+    for entry in _key(kernel, "grid", list, where):
+        symbol, _, divisor = str(entry).partition("/")
+        of_rows = symbol in ("T", "L") and (not divisor or divisor.isdigit())
+        if not (str(entry).isdigit() or entry in ("Q", "C") or of_rows):
+            raise ProgramInvalid(f"{where} has the grid entry {entry!r}.")
+
+
 def check_arena(program: Mapping[str, Any]) -> str:
     """No two buffers that live at the same time overlap, and none leaves the arena, whatever T and L are."""
     limits, arena = program["limits"], program["arena"]
     tokens = _key(limits, "max_tokens", int, "limits")
     lifetimes = _lifetimes(program)
+    has_scratch = any("scratch" in launch["args"] for launch in program["launches"])
     shapes = sorted({(t, row) for t in (1, 2, tokens) for row in (0, 1, t)})
     for t, row in shapes:
         total = arena["bytes"] + t * arena["bytes_per_token"] + row * arena["bytes_per_logit_row"]
+        room = total - arena["bytes"] if has_scratch else total
         placed = [(*_extent(program, index, t, row), index) for index in sorted(lifetimes)]
         for start, end, index in placed:
-            if start < 0 or end > total:
+            if start < 0 or end > room:
                 raise ProgramInvalid(
                     f"The buffer {index} leaves the arena in a step of {t} tokens and {row} logit rows."
                 )
@@ -189,17 +202,39 @@ def check_cache(program: Mapping[str, Any]) -> str:
         element = ELEMENT_BYTES.get(layer["dtype"])
         if element is None:
             raise ProgramInvalid(f"cache.layers[{index}] has the unknown dtype {layer['dtype']!r}.")
+        if layer["dtype"] == "i8":
+            first = layer["key_offset"]
+            extents.append((first, first + layer["heads"] * _bytes_of_head(program, layer, positions, index), index))
+            continue
         for part in ("key", "value"):
             start = layer[f"{part}_offset"]
             width = _cached_width(program, layer[f"{part}_dim"], part, element)
             extents.append((start, start + layer["heads"] * width * positions * element, index))
-    extents.sort()
-    reached = 0
-    for start, end, index in extents:
-        if start < reached or end > size or start % ROW_ALIGNMENT:
-            raise ProgramInvalid(f"Layer {index} of the cache overlaps another or leaves its block of {size} bytes.")
-        reached = end
+    _check_extents(extents, size, "leaves its block")
     return f"{len(cache['layers'])} layers, {size} bytes for {positions} positions"
+
+
+def _check_extents(extents: list[tuple[int, int, int]], size: int, what: str) -> None:
+    reached = 0
+    for start, end, index in sorted(extents):
+        if start < reached or end > size or start % ROW_ALIGNMENT:
+            raise ProgramInvalid(f"Layer {index} of the cache overlaps another or {what} of {size} bytes.")
+        reached = end
+
+
+def _bytes_of_head(program: Mapping[str, Any], layer: Mapping[str, Any], positions: int, index: int) -> int:
+    """What a head of bytes takes: its keys, its values and the scales of both, which must lie in it."""
+    size: int = layer["head_bytes"]
+    extents = []
+    for part in ("key", "value"):
+        start = layer[f"{part}_offset"] - layer["key_offset"]
+        extents.append((start, start + _cached_width(program, layer[f"{part}_dim"], part, 1) * positions, index))
+        start = layer[f"{part}_scale_offset"] - layer["key_offset"]
+        extents.append((start, start + positions * ELEMENT_BYTES["f32"], index))
+    if size % ROW_ALIGNMENT:
+        raise ProgramInvalid(f"The heads of layer {index} of the cache are {size} bytes, no multiple of 64.")
+    _check_extents(extents, size, "leaves a head")
+    return size
 
 
 def _cached_width(program: Mapping[str, Any], width: int, part: str, element: int) -> int:

@@ -270,5 +270,6 @@ def _ready_model(model: ServedModel) -> ReadyModel:
         max_batch_tokens=first.max_batch_tokens,
         cache_tokens=sum(each.cache_blocks * each.block_tokens for each in capacities),
         cache_bytes=sum(each.cache_bytes for each in capacities),
+        cache_dtype=model.manifest.kv_cache.dtype,
         weights_bytes=sum(each.weights_bytes for each in capacities),
     )

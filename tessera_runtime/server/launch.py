@@ -41,6 +41,8 @@ class ReadyModel:
     max_batch_tokens: int
     cache_tokens: int
     cache_bytes: int
+    cache_dtype: str | None
+    """None: the package does not tell."""
     weights_bytes: int
 
 

@@ -10,6 +10,7 @@ from tessera.tuning.native_bench import NativeBench
 from tessera_compiler.autotune.candidates import candidates
 from tessera_compiler.autotune.subjects import subjects_of
 from tessera_compiler.autotune.trial import MAX_TOKENS, TrialMaker
+from tessera_compiler.schedule.passes.plan_tiles import Blocking
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8", "int4"])
@@ -23,6 +24,22 @@ def test_blockings_give_the_same_bits(dtype: str) -> None:
         first, second = (bench.output(trial, tokens) for trial in trials)
         assert first == second and len(first) % tokens == 0 and any(first)
     assert len(bench.output(trials[0], MAX_TOKENS)) == 512 * len(bench.output(trials[0], 1))
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+def test_what_goes_to_the_cache_is_compared_too(dtype: str) -> None:
+    (subject,) = (each for each in subjects_of([planned(dtype)], CPU_CLASS) if each.key.endswith("heads16"))
+    assert subject.launches == 2 and subject.together == 1
+    maker = TrialMaker(subject, CPU_CLASS)
+    bench = NativeBench(maker.operands(), 2)
+    one, other = (maker.trial(Blocking(0, rows, panels)) for rows, panels in ((1, 4), (3, 1)))
+    queries, cache = 64 * 4, (32 * 2) * 2 * 16  # four heads of float32; keys and values of a block, in bfloat16
+    for tokens in (1, 16, 35):
+        found = bench.output(one, tokens)
+        assert found == bench.output(other, tokens)
+        assert len(found) == tokens * queries + -(-tokens // 16) * cache
+        assert any(found[tokens * queries :])
+    assert (bench.seconds(one, 35, 4, 2) > 0).all()
 
 
 def test_launches_are_timed() -> None:

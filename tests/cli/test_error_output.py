@@ -50,7 +50,7 @@ USAGE = [
     ("pack --out x", "error: Give exactly one of --from-hf and --from-gguf.\nhint: Try `tessera pack --help`.\n"),
     (
         "pack --out x --from-hf y --dtype fp64",
-        "error: Invalid value for '--dtype': 'fp64' is not one of 'fp32', 'bf16', 'int8', 'int4'.\n"
+        "error: Invalid value for '--dtype': 'fp64' is not one of 'fp32', 'bf16', 'fp16', 'int8', 'fp8', 'int4'.\n"
         "hint: Try `tessera pack --help`.\n",
     ),
     (

@@ -215,6 +215,37 @@ def test_each_mistake_in_a_program_is_found(path: str, value: Any, message: str,
         check_all(spoiled, package)
 
 
+CACHE_OF_BYTES = {
+    **{"layer": 0, "heads": 2, "key_dim": 18, "value_dim": 17, "dtype": "i8", "head_bytes": 960},
+    **{"key_offset": 64, "key_scale_offset": 384, "value_scale_offset": 448, "value_offset": 512},
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("heads", 3, "leaves its block"),
+        ("head_bytes", 704, "leaves a head of 704 bytes"),
+        ("head_bytes", 970, "no multiple of 64"),
+        ("key_scale_offset", 320, "overlaps another"),
+        ("value_scale_offset", 450, "Layer 0"),
+        ("value_offset", 0, "Layer 0"),
+    ],
+)
+def test_each_mistake_in_a_cache_of_bytes_is_found(key: str, value: int, message: str) -> None:
+    program = tiny_program("cpu")
+    program["cache"]["layers"] = [dict(CACHE_OF_BYTES)]
+    program["launches"][0]["args"][3] = "cache_value_scale:0"
+    check_cache(program)
+    check_launches(program, 1)
+    program["cache"]["layers"][0][key] = value
+    with pytest.raises(TesseraError, match=message):
+        check_cache(program)
+    program["cache"]["layers"][0]["dtype"] = "bf16"
+    with pytest.raises(TesseraError, match="'cache_value_scale:0', which names nothing"):
+        check_launches(program, 1)
+
+
 def test_buffers_that_do_not_live_together_may_share_memory(package: Path) -> None:
     program = tiny_program("cpu")
     program["buffers"][2]["offset"] = {"tokens": 0, "logit_rows": 0, "bytes": 0}

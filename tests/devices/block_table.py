@@ -18,6 +18,7 @@ finally:
     sys.path.pop(0)
 
 from tessera_compiler.tile.builder import KernelBuilder
+from tessera_compiler.tile.float8 import round_to_float8
 from tessera_compiler.tile.types import buffer_type
 
 Table = dict[str, Callable[[], Iterator[Case]]]
@@ -51,13 +52,18 @@ def blocks() -> Iterator[Case]:
 
 def dots() -> Iterator[Case]:
     """Products with a right operand that is read across, of every pair of elements."""
-    for left_element, right_element in (("f32", "f32"), ("bf16", "bf16"), ("i8", "u8")):
+    pairs = (("f32", "f32"), ("bf16", "bf16"), ("f16", "f16"), ("f8_e4m3", "f8_e4m3"), ("i8", "u8"))
+    for left_element, right_element in pairs:
         for rows, depth, columns in ((16, 32, 16), (7, 40, 20), (64, 64, 64)):
             random = generator("block dots", left_element, rows, depth)
             x = values_of(random, (rows, 64), left_element, special=False)
             y = values_of(random, (columns, 64), right_element, special=False)
             if left_element != "i8":
                 x, y = np.clip(x, -4, 4), np.clip(y, -4, 4)
+            if left_element == "f8_e4m3":
+                x, y = round_to_float8(x), round_to_float8(y)
+            if left_element == "f16":
+                x, y = x.astype(np.float16), y.astype(np.float16)
             result = "i32" if left_element == "i8" else "f32"
             b = KernelBuilder(
                 f"block_dot_{left_element}_{rows}x{depth}x{columns}",
@@ -87,11 +93,66 @@ def repeated() -> Iterator[Case]:
         yield Case(b.finish(), [blank(rows, 4, "i32")], 1)
 
 
+def narrow_floats() -> Iterator[Case]:
+    """Ties, numbers below the least normal one, the largest, and back."""
+    ties = np.arange(-448, 449, 0.5).astype(np.float32)
+    small = (np.arange(-64, 65) * 2.0**-11).astype(np.float32)
+    for element, values in (("f8_e4m3", ties), ("f8_e4m3", small), ("f16", ties * 100), ("f16", small * 2.0**-14)):
+        x = np.resize(values, (-(-len(values) // 40), 40)).astype(np.float32)
+        rows = len(x)
+        name = f"narrow_{element}_{rows}_{values[0] < -0.1}"
+        b = KernelBuilder(name, [1], [buffer_type([None, 40], "f32"), buffer_type([None, 40], element)])
+        zero = b.constant(0)
+        loaded = b.load_block(b.buffers[0], zero, zero, (rows, 40), row_step=1, lane_step=1)
+        b.store_block(b.cast(loaded, element), b.buffers[1], zero, zero, row_step=1, lane_step=1)
+        yield Case(b.finish(), [x, blank(rows, 40, element)], 1, signed_zeros=False)
+
+
+def transposes() -> Iterator[Case]:
+    for element in ("f32", "bf16", "i8"):
+        for rows, columns in ((16, 32), (5, 17), (1, 16)):
+            random = generator("transposes", element, rows, columns)
+            x = values_of(random, (rows, columns), element, special=False)
+            buffers = [buffer_type([None, columns], element), buffer_type([None, rows], element)]
+            b = KernelBuilder(f"transpose_{element}_{rows}x{columns}", [1], buffers)
+            zero = b.constant(0)
+            loaded = b.load_block(b.buffers[0], zero, zero, (rows, columns), row_step=1, lane_step=1)
+            b.store_block(b.transpose(loaded), b.buffers[1], zero, zero, row_step=1, lane_step=1)
+            yield Case(b.finish(), [x, blank(columns, rows, element)], 1)
+
+
+def unpacked() -> Iterator[Case]:
+    """Numbers of four bits, of every pair of a word."""
+    for rows, words in ((16, 16), (5, 16), (64, 32)):
+        for pair in range(4):
+            random = generator("unpacked", rows, words, pair)
+            shapes = ((rows, words), (rows, 1), (rows, 1))
+            given = [random.integers(-(2**31), 2**31, shape).astype(np.int32) for shape in shapes]
+            buffers = [buffer_type([None, shape[1]], "i32") for shape in shapes]
+            name = f"unpacked_{rows}x{words}_{pair}"
+            b = KernelBuilder(name, [1], [*buffers, buffer_type([None, 2 * words], "f32")])
+            zero = b.constant(0)
+            loaded = [
+                b.load_block(buffer, zero, zero, shape, row_step=1, lane_step=1)
+                for buffer, shape in zip(b.buffers, shapes, strict=False)
+            ]
+            numbers, scales, zeros = loaded
+            b.store_block(b.unpack(numbers, scales, zeros, pair), b.buffers[3], zero, zero, row_step=1, lane_step=1)
+            yield Case(b.finish(), [*given, blank(rows, 2 * words, "f32")], 1, signed_zeros=False)
+
+
 BLOCK_TABLE: Table = {
     **ELEMENTWISE_TABLE,
-    **{name: cases for name, cases in MEMORY_TABLE.items() if "pack" not in name and "panel" not in name},
+    **{
+        name: cases
+        for name, cases in MEMORY_TABLE.items()
+        if "pack" not in name and "panel" not in name and name != "columns"
+    },
     **{name: cases for name, cases in DOT_TABLE.items() if "pack" not in name and "panel" not in name},
     "blocks": blocks,
     "dots of blocks": dots,
     "iota repeated": repeated,
+    "narrow floats": narrow_floats,
+    "transposes": transposes,
+    "unpacked": unpacked,
 }

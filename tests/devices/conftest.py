@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tessera_compiler.targets.triton.toolchain import triton_is_installed
 
-NEED_TRITON = ["test_interpreted.py", "test_compiled.py", "test_packed.py"]
+NEED_TRITON = ["test_interpreted.py", "test_compiled.py", "test_drawing.py", "test_drawing_engine.py", "test_packed.py"]
 collect_ignore = [] if triton_is_installed() else NEED_TRITON
 
 

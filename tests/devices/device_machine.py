@@ -18,6 +18,7 @@ from tessera_compiler.schedule.dialect import GroupOp
 from tessera_compiler.targets.program import ProgramLimits, describe_program
 from tessera_compiler.targets.triton.target import describe_launches
 from tessera_compiler.tile import dialect
+from tessera_compiler.tile.float8 import float8_values
 from tessera_compiler.tile.lowering.device_context import BLOCK_TOKENS, CHUNK_TOKENS
 from tessera_compiler.tile.lowering.device_lower import DeviceProgram, lower_for_devices
 from tessera_compiler.tile.types import BYTES, numpy_dtype
@@ -161,13 +162,19 @@ def run_in_numpy(kernel: dialect.KernelOp, buffers: Sequence[Array], **counts: i
 
 def _blank(buffer: dict[str, Any], sizes: dict[str, int]) -> Array:
     rows = buffer["rows"] if isinstance(buffer["rows"], int) else sizes[buffer["rows"]]
+    if buffer["dtype"] == "i64":  # between kernels that draw, which is not done here
+        return np.empty((rows, 0), np.int64)
     dtype = numpy_dtype(buffer["dtype"])
     width = buffer["row_bytes"] // BYTES[buffer["dtype"]]
     return np.full((rows, width), np.nan if dtype == np.float32 else 77, dtype)
 
 
 def _weight(stored: Array, recipe: WeightRecipe) -> Array:
-    values = stored
+    values = stored.view(np.int32)[..., 0] if recipe.layout == "columns4" else stored
+    if recipe.layout == "matrix4":
+        values = stored.view(np.int32)
+    if recipe.dtype == "f8_e4m3":
+        values = float8_values(stored)
     if recipe.dtype == "bf16":
         values = (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
     return np.ascontiguousarray(values.reshape(1, -1) if values.ndim == 1 else values.reshape(-1, values.shape[-1]))
@@ -176,7 +183,13 @@ def _weight(stored: Array, recipe: WeightRecipe) -> Array:
 def logical_weight(plan: DevicePlan, tensors: dict[str, Array], name: str) -> Array:
     """A weight as Schedule IR's evaluator wants it, without padding."""
     recipe = next(recipe for recipe in plan.recipes if recipe.name == name)
+    if recipe.layout == "matrix4":
+        pairs = tensors[name].reshape(*tensors[name].shape[:2], 16, 4).transpose(1, 0, 3, 2)
+        numbers = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(len(pairs), -1)
+        return numbers[: recipe.shape[0], : recipe.shape[1]]
     values = _weight(tensors[name], recipe)
+    if recipe.layout == "columns4":
+        values = tensors[name].transpose(1, 0, 2).reshape(tensors[name].shape[1], -1)
     if len(recipe.shape) < 2:
         return values[0, : recipe.shape[0] if recipe.shape else 1].reshape(recipe.shape)
     rows = int(np.prod(recipe.shape[:-1]))

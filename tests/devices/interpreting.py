@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from triton.runtime import JITFunction, interpreter
 
 from tessera_compiler.targets.reference.interpreter import grid_size
-from tessera_compiler.targets.triton.emission import emit_source
+from tessera_compiler.targets.triton.emission import Source, emit_source
 from tessera_compiler.tile import dialect
+from tessera_compiler.tile.float8 import float8_bits, float8_values
 from tessera_compiler.tile.types import element_name
 
 _patch_tensor = interpreter._patch_lang_tensor
@@ -59,16 +60,26 @@ def _interpreted() -> Iterator[None]:
 
 
 Array = NDArray[Any]
-STORED = {"f32": np.float32, "bf16": np.uint16, "i8": np.int8, "u8": np.uint8, "i32": np.int32}
-TORCH_NAMES = {"f32": "float32", "bf16": "bfloat16", "i8": "int8", "u8": "uint8", "i32": "int32"}
+STORED = {"f32": np.float32, "bf16": np.uint16, "f16": np.float16, "i8": np.int8, "u8": np.uint8, "i32": np.int32}
+TORCH_NAMES = {
+    "f32": "float32",
+    "bf16": "bfloat16",
+    "f16": "float16",
+    "f8_e4m3": "uint8",
+    "i8": "int8",
+    "u8": "uint8",
+    "i32": "int32",
+}
+ELEMENTS = {"*fp32": np.float32, "*i16": np.int16, "*i32": np.int32, "*i64": np.int64}
+"""What stands behind the pointers of a source that was written by hand."""
 
 
 class _Pointer:
     """What the interpreter takes for a tensor: an address and the name of an element."""
 
-    def __init__(self, array: Array, element: str):
+    def __init__(self, array: Array, name: str):
         self.array = array
-        self.dtype = TORCH_NAMES[element]
+        self.dtype = name
 
     def data_ptr(self) -> int:
         return int(self.array.ctypes.data)
@@ -116,7 +127,7 @@ def run_in_triton(kernel: dialect.KernelOp, buffers: Sequence[Array], folder: Pa
         )
         for entry in kernel.grid_entries
     )
-    pointers = [_Pointer(array, element) for array, element in zip(stored, elements, strict=True)]
+    pointers = [_Pointer(array, TORCH_NAMES[element]) for array, element in zip(stored, elements, strict=True)]
     arguments = [*pointers, *(np.int32(sizes[name]).item() for name in ("tokens", "logit_rows", "table_width"))]
     with _interpreted():
         function = getattr(load_module(source.text, folder, source.symbol), source.symbol)
@@ -125,13 +136,24 @@ def run_in_triton(kernel: dialect.KernelOp, buffers: Sequence[Array], folder: Pa
     return [_as_given(array, element) for array, element in zip(stored, elements, strict=True)]
 
 
+def run_source(source: Source, arrays: Sequence[Array], grid: tuple[int, ...], folder: Path) -> None:
+    """Runs a source all of whose parameters are pointers, on the arrays themselves."""
+    for (name, kind), array in zip(source.signature, arrays, strict=True):
+        assert array.dtype == ELEMENTS[kind] and array.flags.c_contiguous, name
+    with _interpreted():
+        function = getattr(load_module(source.text, folder, source.symbol), source.symbol)
+        _Executor(function.fn, function.arg_names, grid)(*(_Pointer(each, str(each.dtype)) for each in arrays))
+
+
 def _stored(values: Array, element: str) -> Array:
     if element == "bf16":
         return np.ascontiguousarray(values.astype(np.float32).view(np.uint32) >> np.uint32(16), dtype=np.uint16)
+    if element == "f8_e4m3":
+        return float8_bits(values)
     return np.array(values, dtype=STORED[element], order="C")
 
 
 def _as_given(values: Array, element: str) -> Array:
     if element == "bf16":
         return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return values
+    return float8_values(values) if element == "f8_e4m3" else values

@@ -13,39 +13,76 @@ from programs import tiny_model
 from tessera_compiler.device_driver import DeviceOptions, compile_for_devices, device_passes
 from tessera_compiler.errors import UnsupportedModel
 from tessera_compiler.graph.evaluator import entry_function
+from tessera_compiler.graph.types import type_of
 from tessera_compiler.module import WeightRecipe, merge_recipes
-from tessera_compiler.schedule.device_tuned_cache import load_device_tuned
-from tessera_compiler.schedule.dialect import GroupOp, WeightOp
-from tessera_compiler.schedule.passes.plan_device_tiles import (
+from tessera_compiler.schedule.device_blocking import (
+    TURNED,
+    WARP_GROUP_TARGETS,
     DeviceBlocking,
+    broken_rule,
     default_device_blocking,
-    device_blockings_of,
     device_schedule_key,
 )
+from tessera_compiler.schedule.device_tuned_cache import load_device_tuned
+from tessera_compiler.schedule.dialect import GroupOp, MatmulOp, WeightOp, element_name
+from tessera_compiler.schedule.passes.plan_device_tiles import device_blockings_of
 from tessera_compiler.schedule.tuned_cache import InvalidTuning
 from tessera_compiler.targets.program import ProgramLimits
 from tessera_compiler.targets.triton import toolchain
 from tessera_compiler.targets.triton.architectures import ARCHITECTURES, UnknownTarget, architecture_of
+from tessera_compiler.targets.triton.drawing.plan import plan_drawing
 from tessera_compiler.targets.triton.emission import emit_source
+from tessera_compiler.targets.triton.functions import HALVED_FLOAT8
 from tessera_compiler.targets.triton.target import compile_triton
 from tessera_compiler.targets.triton.toolchain import TritonMissing
 from tessera_runtime.executor.gpu.arena_check import check_arena
 from tessera_runtime.executor.gpu.program import read_program
 
 LIMITS = ProgramLimits(128, 160, 160)
+KEY = "cuda-sm90/matmul/bf16/128x64"
 
 
 @pytest.mark.parametrize("target", ARCHITECTURES)
-@pytest.mark.parametrize("element", ["f32", "bf16", "u8"])
+@pytest.mark.parametrize("form", ["f32", "bf16", "u8", "bf16xu8", "bf16xu4"])
 @pytest.mark.parametrize(("panels", "depth"), [(36, 576), (96, 576), (5, 22), (3072, 1536), (256, 4096)])
-def test_default_blockings_fit(target: str, element: str, panels: int, depth: int) -> None:
-    choices = default_device_blocking(target, element, panels, depth)
+@pytest.mark.parametrize(("parts", "splits"), [(1, 1), (2, 1), (1, 4), (2, 4)])
+def test_default_blockings_fit(target: str, form: str, panels: int, depth: int, parts: int, splits: int) -> None:
+    choices = default_device_blocking(target, form, panels, depth, parts=parts, splits=splits)
     assert choices[-1].max_tokens == 0 and all(each.max_tokens for each in choices[:-1])
-    size = {"f32": 4, "bf16": 2, "u8": 1}[element]
+    size = {"f32": (4, 4), "bf16": (2, 2), "u8": (1, 1), "bf16xu8": (2, 1), "bf16xu4": (2, 0.5)}[form]
     for each in choices:
         assert panels * 16 % each.outputs == 0
         assert each.rows >= 16 and each.outputs >= 16 and each.depth >= 32
-        assert (each.rows + each.outputs) * each.depth * size * each.stages <= architecture_of(target).shared_bytes
+        taken = (each.rows * size[0] + each.outputs * parts * size[1]) * each.depth * each.stages
+        assert taken <= architecture_of(target).shared_bytes
+    assert broken_rule(target, form, choices) is None
+
+
+@pytest.mark.parametrize("form", TURNED)
+@pytest.mark.parametrize("target", WARP_GROUP_TARGETS)
+def test_weights_made_in_registers_are_the_operand_that_may_stay_there(target: str, form: str) -> None:
+    for panels in (4, 36, 256):
+        for parts, splits in ((1, 1), (2, 1), (2, 8)):
+            choices = default_device_blocking(target, form, panels, 4096, parts=parts, splits=splits)
+            assert min(each.outputs for each in choices) >= 64
+
+
+@pytest.mark.parametrize(
+    ("form", "blockings", "rule"),
+    [
+        ("bf16", [(16, 16, 16, 128, 4, 4), (0, 64, 64, 64, 4, 3)], "at least 64 rows, or they add in another order"),
+        ("bf16", [(0, 64, 64, 64, 2, 3)], "warps come in groups of 4"),
+        ("bf16", [(0, 64, 64, 16, 4, 3)], "a round of bf16 takes at least 32 columns; found 16"),
+        ("bf16xu4", [(16, 16, 32, 128, 4, 4), (0, 64, 64, 128, 4, 3)], "blocks of 64 outputs and more add in another"),
+        ("bf16xu4", [(0, 64, 64, 64, 4, 3)], "a round of bf16xu4 takes at least 128 columns"),
+        ("f8_e4m3", [(0, 64, 64, 64, 4, 3)], "eight-bit floats are added 128 columns at a time; found 64"),
+        ("u8", [(16, 16, 16, 64, 4, 4), (0, 64, 64, 64, 2, 3)], None),
+        ("f32", [(0, 16, 16, 32, 2, 3)], None),
+    ],
+)
+def test_rules_that_keep_results_the_same(form: str, blockings: list[tuple[int, ...]], rule: str | None) -> None:
+    found = broken_rule("cuda-sm90", form, [DeviceBlocking(*each) for each in blockings])
+    assert (found is None) if rule is None else (found is not None and rule in found)
 
 
 def test_blocks_of_quantized_outputs_are_whole_groups() -> None:
@@ -56,6 +93,8 @@ def test_weights_lie_as_matrices() -> None:
     plan = plan_for("llama", "int8", ("cuda-sm90",))
     weights = [op for op in plan.module.walk() if isinstance(op, WeightOp)]
     assert {op.layout.data for op in weights} == {"matrix", "rows"}
+    four = [op for op in plan_for("llama", "int4", ("cuda-sm90",)).module.walk() if isinstance(op, WeightOp)]
+    assert {op.layout.data for op in four} == {"matrix", "matrix4", "columns4", "rows"}
     names = {op.weight_name.data for op in weights}
     for op in weights:
         assert op.weight_name.data.endswith(".matrix") == (op.layout.data == "matrix")
@@ -75,7 +114,7 @@ def test_a_tuned_blocking_is_used_and_marked() -> None:
     plain = plan_for("qwen3", "bf16", ("cuda-sm90",))
     group = next(group for group in plain.groups if group.kind.data == "linear")
     assert group.tuned is None
-    chosen = (DeviceBlocking(0, 32, 16, 32, 2, 2),)
+    chosen = (DeviceBlocking(0, 64, 16, 32, 4, 2),)
     key = device_schedule_key("cuda-sm90", "bf16", 128, 64)
     module = model.graph()
     for each in device_passes(DeviceOptions(("cuda-sm90",), "bf16", LIMITS, tuned={key: chosen})):
@@ -85,7 +124,7 @@ def test_a_tuned_blocking_is_used_and_marked() -> None:
     assert tuned and set(tuned) == {chosen}
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("llama", "bf16"), ("gemma2", "int8")])
+@pytest.mark.parametrize(("name", "dtype"), [("llama", "bf16"), ("gemma2", "int8"), ("qwen3", "int4")])
 def test_programs_are_sound(name: str, dtype: str) -> None:
     """The runtime's own checks, on all of a program but its code."""
     plan = plan_for(name, dtype, ("cuda-sm90",))
@@ -97,11 +136,15 @@ def test_programs_are_sound(name: str, dtype: str) -> None:
         "kernels": {},
     }
     kernels = plan.lowered.kernels()
+    signatures = {symbol: emit_source(kernel).signature for symbol, kernel in kernels.items()}
+    drawing = plan_drawing(plan.program["buffers"], plan.program["output"], LIMITS.max_tokens)
+    jobs = drawing.jobs(architecture_of("cuda-sm90"))
+    signatures |= {symbol: job.source.signature for symbol, job in jobs.items()}
     for group in program["groups"].values():
         for variant in group["variants"]:
             if variant["kernel"]:
-                symbol = variant["kernel"].rpartition("_w")[0]
-                kinds = [kind for _, kind in emit_source(kernels[symbol]).signature]
+                symbol = variant["kernel"] if group["kind"] == "drawing" else variant["kernel"].rpartition("_w")[0]
+                kinds = [kind for _, kind in signatures[symbol]]
                 program["kernels"][variant["kernel"]] = {
                     "module": 0,
                     "entry": symbol,
@@ -126,8 +169,31 @@ def test_an_unknown_device_is_named_before_any_work() -> None:
 
 
 def test_a_dtype_without_kernels_is_named() -> None:
-    with pytest.raises(UnsupportedModel, match="found 'int4'. Pack with --dtype int8"):
-        compile_for_devices(tiny_model("qwen3").graph(), DeviceOptions(("cuda-sm90",), "int4", LIMITS))
+    with pytest.raises(UnsupportedModel, match="found 'int2'. Pack with --dtype int8"):
+        compile_for_devices(tiny_model("qwen3").graph(), DeviceOptions(("cuda-sm90",), "int2", LIMITS))
+
+
+def test_eight_bit_floats_need_matrix_units_that_take_them() -> None:
+    options = DeviceOptions(("cuda-sm90", "cuda-sm80"), "fp8", LIMITS)
+    with pytest.raises(UnsupportedModel, match=r"The matrix units of cuda-sm80 make no products.*int8 or bf16"):
+        compile_for_devices(tiny_model("qwen3").graph(), options)
+
+
+@pytest.mark.parametrize(("dtype", "of_head"), [("int4", ("bf16", "u8")), ("fp8", ("bf16", "bf16"))])
+def test_the_head_is_wider(dtype: str, of_head: tuple[str, str]) -> None:
+    module = plan_for("qwen3", dtype, ("cuda-sm90",)).module
+    *others, head = (op for op in module.walk() if isinstance(op, MatmulOp))
+    found = [tuple(element_name(type_of(each)) for each in op.arguments[:2]) for op in (*others, head)]
+    assert found[-1] == of_head
+    assert set(found[:-1]) == {{"int4": ("bf16", "u4"), "fp8": ("f8_e4m3", "f8_e4m3")}[dtype]}
+
+
+def test_eight_bit_floats_are_what_the_device_calls_so() -> None:
+    kernels = plan_for("llama", "fp8", ("cuda-sm90",)).lowered.kernels().values()
+    usual = "".join(emit_source(each).text for each in kernels)
+    halved = "".join(emit_source(each, float8=HALVED_FLOAT8).text for each in kernels)
+    assert "tl.float8e4nv" in usual and "tl.float8e4b8" not in usual and "* 4.0" not in usual
+    assert "tl.float8e4b8" in halved and "tl.float8e4nv" not in halved and "* 4.0" in halved and "* 0.5" in halved
 
 
 def write_tuning(folder: Path, entries: Any) -> Path:
@@ -137,19 +203,22 @@ def write_tuning(folder: Path, entries: Any) -> Path:
 
 
 def test_measured_schedules_are_read(tmp_path: Path) -> None:
-    cache = write_tuning(tmp_path, {"key": [[16, 16, 32, 256, 4, 4], [None, 128, 64, 64, 8, 3]]})
+    cache = write_tuning(tmp_path, {KEY: [[16, 64, 32, 256, 4, 4], [None, 128, 64, 64, 8, 3]]})
     assert load_device_tuned(cache, ("cuda-sm90", "hip-gfx942")) == {
-        "key": (DeviceBlocking(16, 16, 32, 256, 4, 4), DeviceBlocking(0, 128, 64, 64, 8, 3))
+        KEY: (DeviceBlocking(16, 64, 32, 256, 4, 4), DeviceBlocking(0, 128, 64, 64, 8, 3))
     }
 
 
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"key": [[16, 16, 32, 256, 4, 4]]}, "the last blocking must be for any number"),
-        ({"key": [[None, 16, 48, 64, 4, 4]]}, "extents are powers of two"),
-        ({"key": [[None, 16, 32, 64, 0, 4]]}, "warps and stages are from 1 to 32"),
-        ({"key": [[None, 16]]}, "should map keys to lists"),
+        ({KEY: [[16, 16, 32, 256, 4, 4]]}, "the last blocking must be for any number"),
+        ({KEY: [[None, 16, 48, 64, 4, 4]]}, "extents are powers of two"),
+        ({KEY: [[None, 16, 32, 64, 0, 4]]}, "warps and stages are from 1 to 32"),
+        ({KEY: [[None, 16]]}, "should map keys to lists"),
+        ({KEY: [[None, 16, 32, 64, 4, 4]]}, "would change results: blocks have at least 64 rows"),
+        ({"cuda-sm80/matmul/bf16/64x64": [[None, 16, 32, 64, 4, 4]]}, "a key reads cuda-sm90/matmul/"),
+        ({"key": [[None, 64, 32, 64, 4, 4]]}, "a key reads cuda-sm90/matmul/"),
         ([1], "should map keys to lists"),
     ],
 )
@@ -160,7 +229,7 @@ def test_files_that_are_no_schedules_are_named(tmp_path: Path, entries: Any, mes
 
 def test_a_schedule_that_does_not_fit_is_refused() -> None:
     key = device_schedule_key("cuda-sm90", "bf16", 128, 64)
-    tuned = {key: (DeviceBlocking(0, 32, 256, 32, 2, 2),)}
+    tuned = {key: (DeviceBlocking(0, 64, 256, 32, 4, 2),)}
     module = tiny_model("qwen3").graph()
     with pytest.raises(InvalidTuning, match="blocks of 256 outputs, which do not fit 128"):
         for each in device_passes(DeviceOptions(("cuda-sm90",), "bf16", LIMITS, tuned=tuned)):

@@ -20,12 +20,13 @@ from tessera_pack.weights import pack_weights
 
 Array = NDArray[Any]
 TARGET = "cuda-sm90"
-TOLERANCE = {"fp32": 1e-5, "bf16": 0.03, "int8": 0.1}
+TOLERANCE = {"fp32": 1e-5, "bf16": 0.03, "int8": 0.1, "int4": 0.03, "fp16": 0.005, "fp8": 0.1}
 """Of the largest logit: what rounding to bfloat16 within attention and another order of sums can do."""
 
 PROGRAMS = [
     *(("llama", "fp32"), ("gemma2", "bf16"), ("llama", "int8")),
-    *(("qwen3", "fp32"), ("gpt2", "bf16"), ("glm", "fp32")),
+    *(("llama", "int4"), ("qwen3", "fp32"), ("gpt2", "bf16"), ("glm", "fp32"), ("gemma2", "int4")),
+    *(("llama", "fp8"), ("qwen3", "fp16")),
 ]
 TABLES = np.array([[5, 1, 9], [3, 0, 7], [2, 6, 6]], np.int32)
 FOR_THE_EVALUATOR = np.arange(30, dtype=np.int32).reshape(3, 10)
@@ -67,7 +68,7 @@ def run(machine: DeviceMachine, step: dict[str, Array]) -> Array:
     return machine.step(step["token_ids"], step["positions"], step["sequences"], TABLES, step["logit_rows"])
 
 
-@pytest.mark.parametrize(("name", "dtype"), slow_from(3, PROGRAMS))
+@pytest.mark.parametrize(("name", "dtype"), slow_from(4, PROGRAMS))
 def test_logits_are_those_of_the_schedule(name: str, dtype: str, tmp_path: Path) -> None:
     plan = plan_of(name, dtype)
     tensors = packed(plan, name, tmp_path)

@@ -45,6 +45,7 @@ def test_one_package_for_several_devices(checkpoint: Path, tmp_path: Path, capfd
     for target in ("cuda-sm90", "hip-gfx942"):
         for kernel in kernels[target]:
             assert kernel["registers"] > 0 and kernel["spilled_bytes"] >= 0 and kernel["limits"]
+            assert kernel["launches"] >= 1
         assert {kernel["tuned"] for kernel in kernels[target] if kernel["kind"] == "linear"} == {False}
     assert main(["generate", str(package), "--prompt", "a", "--max-tokens", "3"]) == 0
 
@@ -59,6 +60,32 @@ def test_two_packs_are_the_same(checkpoint: Path, tmp_path: Path, capfd: pytest.
     assert first == second
     assert not any("cpu" in str(path) or "reference" in str(path) for path in first)
     assert any(path.suffix == ".cubin" for path in first)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "fp8"])
+def test_what_only_gpus_compute_with(
+    dtype: str, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    package = tmp_path / "tiny.tspkg"
+    assert pack(checkpoint, package, "--dtype", dtype, "--target", "cpu", "--target", "cuda-sm90") != 0
+    assert f"Only GPUs compute with {dtype}; found the target cpu" in capfd.readouterr().err
+    assert pack(checkpoint, package, "--dtype", dtype, "--target", "cuda-sm90", "--no-verify") == 0
+    assert main(["verify", str(package)]) == 0
+    capfd.readouterr()
+    assert main(["inspect", str(package), "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert told["manifest"]["dtype"] == dtype and set(told["kernels"]) == {"cuda-sm90"}
+
+
+@pytest.mark.slow
+def test_four_bits_for_processors_and_gpus(checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    package = tmp_path / "tiny.tspkg"
+    options = ["--dtype", "int4", "--target", "cpu", "--target", "cuda-sm90", "--no-verify"]
+    assert pack(checkpoint, package, *options) == 0
+    assert main(["verify", str(package)]) == 0
+    program = json.loads((package / "tile_kernels" / "cuda-sm90" / "program.json").read_text(encoding="utf-8"))
+    assert {weight["layout"] for weight in program["weights"]} == {"matrix4", "columns4", "matrix", "rows"}
+    assert main(["generate", str(package), "--prompt", "a", "--max-tokens", "3"]) == 0
 
 
 def test_evidence_needs_the_cpu(checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

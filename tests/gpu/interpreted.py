@@ -19,6 +19,7 @@ from test_compiled_programs import stand_ins
 from benchmarks import gpu_models
 from tessera_compiler.targets.reference.interpreter import run_kernel
 from tessera_compiler.targets.triton import target as triton_target
+from tessera_compiler.targets.triton.emission import Source
 from tessera_compiler.tile import dialect
 from tessera_compiler.tile.types import BYTES, element_name, numpy_dtype
 
@@ -27,18 +28,26 @@ SYMBOLS = {"Q": "tiles", "D": "singles", "C": "chunks"}
 
 
 def prepared(
-    name: str, target: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    target: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    by_hand: Callable[[Source], Callable[..., None]] | None = None,
 ) -> tuple[gpu_models.GpuModel, Callable[[], FakeDriver]]:
-    """A model compiled without Triton, and what makes a device that runs it."""
-    kernels: dict[str, dialect.KernelOp] = {}
-    original = triton_target._kernels
+    """A model compiled without Triton, and what makes a device that runs it: all kernels that are lowered from Tile IR,
+    and those that were written by hand if it is said how."""
+    kernels: dict[str, triton_target._Kernel] = {}
 
-    def recording(lowered: Any, architecture: Any) -> Any:
-        found = original(lowered, architecture)
-        kernels.update({each: kernel.variant.kernel for each, kernel in found.items()})
-        return found
+    def recorded(original: Callable[..., Any]) -> Callable[..., Any]:
+        def record(given: Any, architecture: Any) -> Any:
+            found = original(given, architecture)
+            kernels.update(found)
+            return found
 
-    monkeypatch.setattr(triton_target, "_kernels", recording)
+        return record
+
+    for maker in ("_kernels", "_kernels_that_draw"):
+        monkeypatch.setattr(triton_target, maker, recorded(getattr(triton_target, maker)))
     monkeypatch.setattr(triton_target, "compile_all", stand_ins)
     gpu_models.prepare(name, target, folder)
     # The stand-ins' code is what the fake driver reads: the names of its entries.
@@ -48,7 +57,12 @@ def prepared(
         kernel.entry: (*kernel.parameters, *["pointer"] * kernel.scratch_pointers)
         for kernel in model.program.kernels.values()
     }
-    actions = {entry: _action(kernel) for entry, kernel in entries.items()}
+    actions = {}
+    for entry, kernel in entries.items():
+        if kernel.lowered is not None:
+            actions[entry] = _action(kernel.lowered)
+        elif by_hand is not None:
+            actions[entry] = by_hand(kernel.job.source)
 
     class Interpreted(FakeDriver):
         def load_module(self, code: Any) -> int:

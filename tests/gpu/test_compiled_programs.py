@@ -21,6 +21,8 @@ CASES = [
     ("qwen3", "bf16", "cuda-sm90"),
     ("llama", "fp32", "cuda-sm80"),
     ("gemma2", "int8", "hip-gfx942"),
+    ("qwen3", "int4", "cuda-sm90"),
+    ("llama", "fp8", "hip-gfx942"),
     ("gpt2", "bf16", "cuda-sm90"),
 ]
 

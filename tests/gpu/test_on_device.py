@@ -16,11 +16,15 @@ from numpy.typing import NDArray
 from test_gpu_executor import batch_of
 
 from benchmarks.gpu_models import TINY, GpuModel, RandomSource, prepare
-from tessera_runtime.executor.drawing import idle_draws
+from tessera_runtime.executor.drawing import GREEDY, LOGPROBS, idle_draws
 from tessera_runtime.executor.gpu.executor import GpuExecutor
 from tessera_runtime.executor.gpu.opening import open_driver
 from tessera_runtime.executor.gpu.targets import FAMILIES
 from tessera_runtime.executor.interface import StepBatch
+from tessera_runtime.sampling.logprobs import token_logprobs
+from tessera_runtime.sampling.parameters import SamplingParameters
+from tessera_runtime.sampling.sampler import sample
+from tessera_runtime.sampling.sequence import SampledSequence
 
 pytestmark = pytest.mark.gpu
 SEED = 5
@@ -174,3 +178,49 @@ def test_tokens_drawn_on_the_device_are_the_likeliest(model: GpuModel, executor:
     np.testing.assert_array_equal(token, expected)
     known = batch_of([(20, token.tolist(), blocks_for(model, 0, 40))])
     assert executor.collect(second).ids[0] == executor.step(known).argmax()
+
+
+class Fixed(SampledSequence):
+    """A sequence whose next random number is given."""
+
+    def __init__(self, parameters: SamplingParameters, uniform: float) -> None:
+        super().__init__(parameters)
+        self._uniform = uniform
+
+    def draw(self, ahead: int = 0) -> float:
+        return self._uniform
+
+
+def test_tokens_drawn_on_the_device_are_those_of_the_sampler(model: GpuModel, executor: GpuExecutor) -> None:
+    """The same logits, draws and seats, once on the host and once on the device."""
+    random = np.random.default_rng(11)
+    rows = 16
+    batch = batch_of([(0, tokens_of(20 + row, 9), blocks_for(model, row, 9)) for row in range(rows)])
+    logits = executor.step(batch)
+    for chosen in (
+        *({}, {"temperature": 0.5}, {"top_k": 7}, {"top_p": 0.9}, {"min_p": 0.1}),
+        *({"top_k": 40, "top_p": 0.8, "min_p": 0.02, "temperature": 2.0}, {"logit_bias": {3: 5.0, 7: -100.0}}),
+    ):
+        draws = idle_draws(rows)
+        draws["seat"], draws["flags"], draws["top"] = np.arange(rows), LOGPROBS, 5
+        draws["uniform"] = random.random(rows)
+        biases = chosen.get("logit_bias", {})
+        for name, value in chosen.items():
+            if name != "logit_bias":
+                draws[name] = value
+        if biases:
+            draws["flags"] |= 4
+            draws["biases"] = len(biases)
+            for row in range(rows):
+                executor.begin_seat(row, None, list(biases.items()))
+        fields = {name: float(draws[name][0]) for name in ("temperature", "top_p", "min_p")}
+        parameters = SamplingParameters(**fields, top_k=int(draws["top_k"][0]), logit_bias=biases)
+        drawn = executor.collect(executor.submit(batch, draws))
+        expected = sample(logits, [Fixed(parameters, float(each)) for each in draws["uniform"]])
+        np.testing.assert_array_equal(drawn.ids, expected, err_msg=str(chosen))
+        value, likeliest = drawn.logprob(0, 5)
+        wanted, wanted_likeliest = token_logprobs(logits[0], int(drawn.ids[0]), 5)
+        assert abs(value - wanted) < 1e-5
+        assert [token for token, _ in likeliest] == [token for token, _ in wanted_likeliest]
+    draws["flags"] = GREEDY | LOGPROBS
+    np.testing.assert_array_equal(executor.collect(executor.submit(batch, draws)).ids, logits.argmax(axis=1))

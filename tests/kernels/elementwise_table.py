@@ -184,6 +184,8 @@ def cast_cases(source: str, target: str) -> Iterator[Case]:
             x = np.rint(random.uniform(-(2.0**31), 2.0**31 - 129, (tokens, columns))).astype(np.float32)
         elif (source, target) == ("f32", "i8"):
             x = random.integers(-128, 128, (tokens, columns)).astype(np.float32)
+        elif (source, target) == ("f32", "u8"):
+            x = random.integers(0, 256, (tokens, columns)).astype(np.float32)
         else:
             x = values_of(random, (tokens, columns), source)
         if (source, target) == ("f32", "bf16"):

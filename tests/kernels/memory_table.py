@@ -249,11 +249,64 @@ def loop_cases() -> Iterator[Case]:
             [b.full(1.0, (1, columns)), b.full(2.0, (1, columns))],
             lambda index, carried, b=b, columns=columns: _one_round(b, columns, index, carried),  # type: ignore[misc]
         )
-        for result, buffer in zip(results, b.buffers[2:], strict=True):
+        (once,) = b.loop(
+            b.constant(1),
+            count,
+            1,
+            [results[1]],
+            lambda index, held, b=b: [b.binary("add", held[0], held[0])],  # type: ignore[misc]
+            once=True,
+        )
+        for result, buffer in zip((results[0], once), b.buffers[2:], strict=True):
             b.store(result, buffer, token, zero)
         counts = np.array([0, 1, 2, 5], np.int32)
         x = np.abs(values_of(generator("loop", columns), (6, width), "f32", special=False)) % 2
         yield Case(b.finish(), [counts, x, blank(4, width), blank(4, width)], 4)
+
+
+def columns_cases() -> Iterator[Case]:
+    """Columns from anywhere, neighbours or not, of a tile that is loaded, computed, or the sums of a product."""
+    tokens, rows = 5, 2
+    for element in ELEMENTS:
+        for width, first, count, step in (
+            (64, 32, 32, 1),
+            (80, 40, 40, 1),
+            (21, 5, 16, 1),
+            (33, 0, 17, 2),
+            (64, 1, 32, 2),
+            (100, 3, 20, 5),
+            (320, 16, 260, 1),
+            (400, 7, 190, 2),
+            (5, 4, 1, 1),
+        ):
+            b = KernelBuilder(
+                f"columns_{element}_{width}_{first}_{count}_{step}",
+                [f"T/{rows}"],
+                [buffer_type([None, padded(width)], element), buffer_type([None, padded(count)], element)],
+            )
+            row, zero = b.index("mul", b.program_id(0), rows), b.constant(0)
+            tile = b.load(b.buffers[0], row, zero, (rows, width), limit=b.tokens, row_step=1)
+            if element == "f32":
+                tile = b.binary("mul", tile, b.reduce("max", tile))
+            b.store(b.columns(tile, first, count, step), b.buffers[1], row, zero, limit=b.tokens, row_step=1)
+            x = values_of(generator("columns", element, width), (tokens, padded(width)), element)
+            yield Case(b.finish(), [x, blank(tokens, padded(count), element)], tokens)
+    weight = panels(generator("columns"), (64, 32), 1, "f32")
+    b = KernelBuilder(
+        "columns_of_a_product",
+        ["T"],
+        [
+            buffer_type([None, 32], "f32"),
+            buffer_type(list(weight.shape), "f32"),
+            buffer_type([None, 32], "f32"),
+        ],
+    )
+    token, zero = b.program_id(0), b.constant(0)
+    sums = b.dot(b.load(b.buffers[0], token, zero, (1, 32)), b.load_packed(b.buffers[1], zero, zero, (32, 64)))
+    b.store(b.binary("sub", b.columns(sums, 8, 32), b.columns(sums, 0, 32, 2)), b.buffers[2], token, zero)
+    # Whole numbers, whose products add up without rounding.
+    x = generator("columns").integers(-8, 9, (3, 32)).astype(np.float32)
+    yield Case(b.finish(), [x, np.rint(np.clip(weight, -8, 8)), blank(3, 32)], 3)
 
 
 def reuse_cases() -> Iterator[Case]:
@@ -278,6 +331,7 @@ MEMORY_TABLE: Table = {
     "full": full_cases,
     "iota": iota_cases,
     "index": index_cases,
+    "columns": columns_cases,
     "for": loop_cases,
     "values used again": reuse_cases,
 }

@@ -12,7 +12,7 @@ from tessera_compiler.tile.builder import KernelBuilder
 from tessera_compiler.tile.types import buffer_type
 
 Table = dict[str, Callable[[], Iterator[Case]]]
-PACKED = {"f32": 1, "bf16": 2, "u8": 4}
+PACKED = {"f32": 1, "bf16": 2, "u8": 4, "i8": 4}
 
 
 def store_cases() -> Iterator[Case]:
@@ -32,16 +32,47 @@ def store_cases() -> Iterator[Case]:
                 tile = b.load(b.buffers[0], token, b.constant(0), (1, columns))
                 row, at = b.index("div", token, 16), b.index("rem", token, 16)
                 b.store_panel(
-                    tile, b.buffers[1], row, b.constant(32), at, first=first, step=step, packed=packed, along=along
+                    tile, b.buffers[1], [row], b.constant(32), [at], first=first, step=step, packed=packed, along=along
                 )
                 x = values_of(generator("panel", element, columns), (tokens, columns), element)
                 yield Case(b.finish(), [x, blank(2, width, element)], tokens)
 
 
+def store_many_cases() -> Iterator[Case]:
+    """Tiles of several rows, each with a place of its own; the last tile is not full."""
+    tokens, together = 19, 8
+    for element, packed in PACKED.items():
+        for along in ("n", "k"):
+            for columns, step, limited in ((16, 1, False), (40, 1, True), (7, 2, True)):
+                width = 32 + -(-columns * step // 16) * 256
+                b = KernelBuilder(
+                    f"store_panels_{element}_{along}_{columns}_{step}",
+                    [f"T/{together}"] if limited else [tokens // together],
+                    [buffer_type([None, columns], element), buffer_type([None, width], element)],
+                )
+                first = b.index("mul", b.program_id(0), together)
+                limit = b.tokens if limited else None
+                tile = b.load(b.buffers[0], first, b.constant(0), (together, columns), limit=limit, row_step=1)
+                places = [b.index("add", first, row) for row in range(together)]
+                b.store_panel(
+                    tile,
+                    b.buffers[1],
+                    [b.index("div", place, 16) for place in places],
+                    b.constant(32),
+                    [b.index("rem", place, 16) for place in places],
+                    step=step,
+                    packed=packed,
+                    along=along,
+                    count=b.index("sub", b.tokens, first) if limited else None,
+                )
+                x = values_of(generator("panels", element, columns), (tokens, columns), element)
+                yield Case(b.finish(), [x, blank(3, width, element)], tokens)
+
+
 def dot_cases(left_element: str, right_element: str, along: str) -> Iterator[Case]:
     """Left operands that are loaded and computed; more rows than registers hold; a limit within the panels."""
     packed = PACKED[right_element]
-    result = "i32" if right_element == "u8" else "f32"
+    result = "i32" if right_element in ("u8", "i8") else "f32"
     for rows, depth, columns, limit in (
         (1, 16, 16, None),
         (3, 64, 64, 64),
@@ -87,6 +118,22 @@ def dot_cases(left_element: str, right_element: str, along: str) -> Iterator[Cas
             factor = 2 if rows == 5 else 1
             bound = {2: error_bound((left_element, right_element), x * factor, matrix, start).reshape(1, -1)}
         yield Case(b.finish(), [x, buffer, blank(1, rows * columns, result)], 1, bounds=bound)
+
+
+def row_cases() -> Iterator[Case]:
+    """Panels one deep that are an operand like any other tile."""
+    random = generator("row of panels")
+    for element, rows, columns in (("f32", 3, 64), ("f32", 1, 16), ("i32", 2, 32)):
+        buffer = values_of(random, (6, 48), element)
+        x = values_of(random, (rows, columns), element)
+        width = buffer_type([None, columns], element)
+        b = KernelBuilder(f"panels_{element}_{rows}x{columns}", [1], [width, buffer_type([None, 48], element), width])
+        zero = b.constant(0)
+        where = [b.constant(each) for each in random.permutation(6)[: columns // 16].tolist()]
+        right = b.load_panels(b.buffers[1], where, b.constant(32), (1, columns), 1, "n")
+        left = b.load(b.buffers[0], zero, zero, (rows, columns), row_step=1)
+        b.store(b.binary("mul", left, right), b.buffers[2], zero, zero, row_step=1)
+        yield Case(b.finish(), [x, buffer, blank(rows, columns, element)], 1)
 
 
 def _unpacked(rows: Array, depth: int, columns: int, packed: int, along: str) -> Array:
@@ -161,12 +208,14 @@ def tile_cases() -> Iterator[Case]:
 
 PANEL_TABLE: Table = {
     "store_panel": store_cases,
+    "store_panel_rows": store_many_cases,
     **{
         f"dot panels {left} {right}": lambda left=left, right=right: (  # type: ignore[misc]
             case for along in ("n", "k") for case in dot_cases(left, right, along)
         )
-        for left, right in (("f32", "f32"), ("bf16", "bf16"), ("i8", "u8"))
+        for left, right in (("f32", "f32"), ("bf16", "bf16"), ("i8", "u8"), ("u8", "i8"))
     },
+    "row of panels": row_cases,
     "dot panels carried": carried_cases,
     "grid of tiles": tile_cases,
 }

@@ -22,6 +22,8 @@ SUBJECTS = (
     ("gemma2", "fp32"),
     ("gemma2", "int8"),
     ("llama", "int4"),
+    ("llama", "int8+int8"),
+    ("gemma2", "fp32+int8"),
 )
 
 

@@ -34,7 +34,7 @@ PROMPT = 37
 CHUNKS = (1, 5, 16)
 LENGTHS = (PROMPT, 21, 9)
 LARGEST_ERROR = 1e-4
-NOISE = {"fp32": 1e-5, "bf16": 0.02, "int8": 0.05, "int4": 0.35}
+NOISE = {"fp32": 1e-5, "bf16": 0.02, "int8": 0.05, "int4": 0.35, "fp32+int8": 0.02}
 """Rounding to n bits is noise; in random models of two layers it stands out more than in trained ones."""
 WINDOWS = {"sliding_window": 11, "layer_types": ["sliding_attention", "full_attention"]}
 GPT2: dict[str, Any] = {"vocab_size": VOCABULARY, "n_embd": 72, "n_head": 3, "n_positions": 256}
@@ -84,9 +84,12 @@ QUICK = {"llama", "gemma2", "gpt2"}
 
 
 def check(case: Case, folder: Path, dtype: str = "fp32", vocabulary: int = VOCABULARY, **options: Any) -> None:
-    """Packs with verification, and compares every way of computing a prompt with transformers."""
+    """Packs with verification, and compares every way of computing a prompt with transformers. `dtype` is that of the
+    weights, or of these and the KV cache."""
     model = save_checkpoint(case, folder / "checkpoint", **options)
-    report = pack_checkpoint(folder / "checkpoint", folder / "model.tspkg", dtype)
+    weights, _, kept = dtype.partition("+")
+    report = pack_checkpoint(folder / "checkpoint", folder / "model.tspkg", weights, kv_dtype=kept or "auto")
+    assert report.manifest.kv_cache.dtype == kept or not kept
     evidence = report.manifest.evidence
     assert evidence is not None and len(evidence.prompts) >= 8 and evidence.tokens > 400
     sequences = [draw_ids(length, vocabulary, seed) for seed, length in enumerate(LENGTHS)]
@@ -108,7 +111,7 @@ def test_an_architecture_computes_what_transformers_does(case: Case, tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "dtype"), [("gemma2", "int8"), ("qwen2", "int4")])
+@pytest.mark.parametrize(("kind", "dtype"), [("gemma2", "int8"), ("qwen2", "int4"), ("gemma", "fp32+int8")])
 def test_narrow_dtypes_stay_close(kind: str, dtype: str, tmp_path: Path) -> None:
     check(next(case for case in NAMED if case.kind == kind), tmp_path, dtype)
 
@@ -161,7 +164,7 @@ def test_two_packs_are_equal_byte_for_byte(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+@pytest.mark.parametrize("dtype", ["bf16", "int8", "fp32+int8"])
 @pytest.mark.parametrize("case", NAMED, ids=str)
 def test_every_named_architecture_in_narrow_dtypes(case: Case, dtype: str, tmp_path: Path) -> None:
     check(case, tmp_path, dtype)

@@ -315,10 +315,11 @@ def test_a_bad_mesh(mesh: str, words: str, good: Path, out: Path, run: Run) -> N
         ("--name=../up", "The name of a package .* found '../up'"),
         ("--name=", "The name of a package"),
         ("--version=one", "three numbers such as 1.0.0"),
+        ("--kv-dtype=int8 --target=cpu --target=cuda-sm90", "chosen for cpu alone; .* int8 with cuda-sm90"),
     ],
 )
 def test_bad_options(option: str, words: str, good: Path, out: Path, run: Run) -> None:
-    refused(run("pack", "--from-hf", good, "--out", out, "--no-verify", option), out, words)
+    refused(run("pack", "--from-hf", good, "--out", out, "--no-verify", *option.split(" ")), out, words)
 
 
 # The output.

@@ -73,6 +73,33 @@ def test_place_puts_two_numbers_in_a_byte(count: int, columns: int, cuts: list[i
     assert packed.nbytes == layouts.physical_bytes((count, columns), "u4", "panels_k8")
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40) | st.integers(250, 330), st.integers(1, 300), st.lists(st.integers(1, 20), max_size=3))
+def test_place_puts_eight_numbers_in_a_word(count: int, columns: int, cuts: list[int]) -> None:
+    matrix = (np.arange(1, count * columns + 1).reshape(count, columns) * 7 % 16).astype(np.uint8)
+    packed = layouts.empty((count, columns), "u4", "matrix4")
+    edges = sorted({0, *(16 * cut for cut in cuts if 16 * cut < count), count})
+    for start, stop in itertools.pairwise(edges):
+        layouts.place(packed, matrix[start:stop], start, "matrix4")
+    words = np.ascontiguousarray(packed).view("<u4")
+    k = np.arange(columns)
+    shifts = 8 * (k % 128 // 32) + 4 * (k % 2)
+    found = words[k[:, None] // 128, np.arange(count), k[:, None] % 32 // 2] >> shifts[:, None] & 15
+    assert np.array_equal(found.T, matrix)
+    assert packed.shape == layouts.physical_shape((count, columns), "matrix4")
+    assert packed.nbytes == layouts.physical_bytes((count, columns), "u4", "matrix4")
+    assert words.sum(dtype=np.uint64) == (matrix.astype(np.uint64) << shifts.astype(np.uint64)).sum()
+
+
+def test_place_puts_four_columns_in_a_word() -> None:
+    matrix = np.arange(17 * 6, dtype=np.uint8).reshape(17, 6)
+    packed = layouts.empty((17, 6), "u8", "columns4")
+    layouts.place(packed, matrix[:16], 0, "columns4")
+    layouts.place(packed, matrix[16:], 16, "columns4")
+    assert packed.shape == layouts.physical_shape((17, 6), "columns4") == (2, 32, 4)
+    assert np.array_equal(packed.transpose(1, 0, 2).reshape(32, 8)[:17, :6], matrix)
+
+
 def test_place_takes_what_is_not_contiguous() -> None:
     matrix = np.arange(32 * 8, dtype=np.uint8).reshape(8, 32).T
     packed = layouts.empty((32, 8), "u8", "panels_k4")

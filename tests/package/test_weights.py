@@ -12,6 +12,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from tessera_compiler.module import WeightRecipe
+from tessera_compiler.tile.float8 import float8_values
 from tessera_pack import weights
 from tessera_pack.checkpoint import Checkpoint
 from tessera_pack.errors import CheckpointInvalid, ShapeMismatch, WeightNotFinite
@@ -181,6 +182,29 @@ def test_nan_is_refused_for_integers_alone(tmp_path: Path) -> None:
         list(pack_weights([WeightRecipe("w", (32, 20), "u8", "rows", ("bad",))], source))
     with pytest.raises(WeightNotFinite, match="'bad' holds NaN or infinity in row 17.* to int4"):
         list(pack_weights([WeightRecipe("w", (32, 20), "u4", "panels_k8", ("bad",), group=16)], source))
+
+
+def test_eight_bit_floats_have_a_scale_for_each_row(tmp_path: Path) -> None:
+    recipes = [
+        WeightRecipe("float8", (32, 20), "f8_e4m3", "matrix", ("q",)),
+        WeightRecipe("scales", (32,), "f32", "rows", ("q",), scales_of="float8"),
+    ]
+    stored, scales = (tensor.array for tensor in pack_weights(recipes, checkpoint(tmp_path)))
+    assert stored.shape == (32, 32) and not stored[:, 20:].any() and not (stored & 0x7F == 0x7F).any()
+    values = float8_values(stored)[:, :20]
+    assert np.array_equal(np.abs(values).max(axis=1), np.full(32, 448))
+    off = np.abs(values * scales[:32, None] - Q)
+    assert (off <= np.maximum(np.abs(Q) / 16, scales[:32, None] * 2.0**-10) * 1.001).all()
+
+
+def test_float16_is_rounded_and_refused_where_it_does_not_reach(tmp_path: Path) -> None:
+    recipe = WeightRecipe("w", (32, 20), "f16", "matrix", ("q",))
+    (tensor,) = pack_weights([recipe], checkpoint(tmp_path))
+    assert np.array_equal(tensor.array[:, :20], Q.astype(np.float16))
+    large = Q.copy()
+    large[9, 4] = 1e5
+    with pytest.raises(WeightNotFinite, match=r"'large' holds 1e\+05 in row 9; float16 holds up to 65504"):
+        list(pack_weights([WeightRecipe("w", (32, 20), "f16", "rows", ("large",))], checkpoint(tmp_path, large=large)))
 
 
 def test_memory_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

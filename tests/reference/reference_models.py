@@ -100,10 +100,13 @@ def native_class() -> str:
 
 
 def compile_checkpoint(folder: Path, dtype: str, classes: tuple[str, ...]) -> Compiled:
-    """The checkpoint for the reference, and for these CPU classes, which take most of the time."""
+    """The checkpoint for the reference, and for these CPU classes, which take most of the time. `dtype` is that of the
+    weights, or of these and the KV cache: `fp32+int8`."""
     imported = import_checkpoint(folder)
     simplify(imported.module)
-    compiled = compile_module(imported.module, CompileOptions(dtype, 128, VOCABULARY, max_tokens=64, classes=classes))
+    weights_dtype, _, kept = dtype.partition("+")
+    options = CompileOptions(weights_dtype, 128, VOCABULARY, kv_dtype=kept or "auto", max_tokens=64, classes=classes)
+    compiled = compile_module(imported.module, options)
     checkpoint = Checkpoint(folder)
     names = resolve_weight_names(imported.weights, checkpoint.names(), imported.base_prefix, imported.aliases)
     weights = {tensor.name: _aligned(tensor.array) for tensor in pack_weights(compiled.weights, checkpoint, names)}

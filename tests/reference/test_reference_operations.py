@@ -25,8 +25,12 @@ from tessera_runtime.executor.reference.table import OPERATIONS
 from tessera_runtime.executor.reference.weights import UnpackedMemory, Weight
 
 ROWS = 7
-NEVER_IN_BODIES = {"graph.weight", "schedule.weight", "graph.embedding", "graph.linear", "graph.attention"}
-"""Weights are inputs of groups; the other three become operations of Schedule IR before groups are formed."""
+NEVER_IN_BODIES = {
+    *("graph.weight", "schedule.weight", "graph.embedding", "graph.linear", "graph.attention"),
+    "schedule.quantize_float",
+}
+"""Weights are inputs of groups; the next three become operations of Schedule IR before groups are formed; the last is
+for GPUs alone."""
 IN_BODIES = {op.name for op in (*graph.OPERATIONS, *schedule.GROUP_OPERATIONS)} - NEVER_IN_BODIES
 
 ELEMENTS = {
@@ -290,7 +294,7 @@ def test_the_error_function_is_the_nearest_float() -> None:
     assert np.signbit(erf(np.array([-0.0], np.float32)))[0]
 
 
-@pytest.mark.parametrize("element", ["f32", "bf16"])
+@pytest.mark.parametrize("element", ["f32", "bf16", "i8"])
 @pytest.mark.parametrize(("window", "softcap", "key_heads"), [(0, 0.0, 2), (5, 0.0, 1), (20, 2.5, 4)])
 def test_attention_through_the_cache(element: str, window: int, softcap: float, key_heads: int) -> None:
     """Keys and values of three sequences of 1, 20 and 40 positions, the last written in two steps."""
@@ -320,10 +324,13 @@ def test_attention_through_the_cache(element: str, window: int, softcap: float, 
             },
         )
     )
-    size = {"f32": 4, "bf16": 2}[element]
+    size = {"f32": 4, "bf16": 2, "i8": 1}[element]
     offset = -(-key_heads * key_dim * 16 * size // 64) * 64
     layer = {"heads": key_heads, "key_dim": key_dim, "value_dim": value_dim, "dtype": element, "key_offset": 64}
-    description = {"block_tokens": 16, "layers": [{**layer, "value_offset": 64 + offset}]}
+    layer["value_offset"] = 64 + offset
+    if element == "i8":
+        layer |= {"key_scale_offset": 192, "value_scale_offset": 256, "value_offset": 320, "head_bytes": 448}
+    description = {"block_tokens": 16, "layers": [layer]}
     pool = np.zeros((8, 4096), np.uint8)
     parts = {part: CachePart(pool, description, 0, part) for part in ("key", "value")}
     expected_cache = Cache(8)

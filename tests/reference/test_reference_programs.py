@@ -16,10 +16,10 @@ from tessera_runtime.executor.cpu.executor import CpuExecutor
 from tessera_runtime.executor.reference import weights as weights_module
 from tessera_runtime.executor.reference.executor import ReferenceExecutor
 
-DTYPES = ("fp32", "bf16", "int8", "int4")
+DTYPES = ("fp32", "bf16", "int8", "int4", "fp32+int8")
 CASES = [(kind, dtype) for kind in OPTIONS for dtype in DTYPES]
 # A sum in another order may fall on the other side of a bfloat16 or int8 boundary, and then a whole step of it apart.
-BUDGET = {"fp32": 2e-6, "bf16": 5e-3, "int8": 2e-2, "int4": 2e-2}
+BUDGET = {"fp32": 2e-6, "bf16": 5e-3, "int8": 2e-2, "int4": 2e-2, "fp32+int8": 5e-3}
 
 
 def error(found: np.ndarray, expected: np.ndarray) -> float:
@@ -42,7 +42,8 @@ def test_a_step_is_what_schedule_ir_says(compiled, kind, dtype):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "dtype"), [("llama", "fp32"), ("gemma2", "bf16"), ("gpt2", "int8"), ("llama", "int4")]
+    ("kind", "dtype"),
+    [("llama", "fp32"), ("gemma2", "bf16"), ("gpt2", "int8"), ("llama", "int4"), ("gemma2", "fp32+int8")],
 )
 def test_the_native_target_agrees(compiled, tmp_path: Path, kind, dtype):
     model = compiled(kind, dtype, native_class())

@@ -101,6 +101,24 @@ def test_programs_that_make_no_sense(compiled, change, words) -> None:
         parse_program(program)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda layer: layer.update(key_offset=1 << 20), "The heads of cache.layers.0. do not lie"),
+        (lambda layer: layer.update(head_bytes=64), "do not lie within a block"),
+        (lambda layer: layer.update(value_scale_offset=layer["value_scale_offset"] + 2), "do not lie within a block"),
+        (lambda layer: layer.update(heads=1 << 40), "do not lie within a block"),
+        (lambda layer: layer.pop("key_scale_offset"), "KeyError 'key_scale_offset'"),
+    ],
+)
+def test_caches_of_bytes_that_make_no_sense(compiled, change, words) -> None:
+    program = copy.deepcopy(compiled("llama", "fp32+int8").program)
+    parse_program(program)
+    change(program["cache"]["layers"][0])
+    with pytest.raises(ProgramInvalid, match=words):
+        parse_program(program)
+
+
 def test_matrices_must_be_weights(compiled) -> None:
     program = copy.deepcopy(compiled("llama", "fp32").program)
     launch = next(each for each in program["launches"] if each["group"].startswith("linear"))

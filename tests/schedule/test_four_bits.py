@@ -48,8 +48,8 @@ def test_what_is_no_product(changed: dict[str, Any], group: int, said: str) -> N
 @pytest.mark.parametrize(
     ("element", "values", "said"),
     [
-        (schedule.U4, {"layout": "panels_k4", "group": 32}, "a weight of ui4 lies in panels_k8, and no other does"),
-        (schedule.U8, {"layout": "panels_k8", "group": 32}, "a weight of ui4 lies in panels_k8, and no other does"),
+        (schedule.U4, {"layout": "panels_k4", "group": 32}, "a weight of ui4 lies in panels_k8 or matrix4, and no"),
+        (schedule.U8, {"layout": "panels_k8", "group": 32}, "a weight of ui4 lies in panels_k8 or matrix4, and no"),
         (schedule.U4, {"layout": "panels_k8"}, "a weight of ui4 says how many columns share a scale"),
         (schedule.U8, {"layout": "panels_k1", "part": "means", "scales_of": "v"}, "the part is one of scales, zeros"),
         (schedule.U8, {"layout": "panels_k1", "part": "zeros"}, "of some other weight"),

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from head_programs import HeadProgram
 from small_programs import RandomProgram, body_of, groups_of, program
+from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 
 from tessera_compiler.driver import CompileOptions, schedule_passes
+from tessera_compiler.graph import dialect as graph
+from tessera_compiler.graph.evaluator import entry_function
 from tessera_compiler.schedule import dialect as schedule
 from tessera_compiler.schedule.passes.choose_numerics import ChooseNumerics
 from tessera_compiler.schedule.passes.form_groups import FormGroups
@@ -116,6 +120,60 @@ def test_groups(name: str) -> None:
         each.apply(module)
     module.verify()
     assert [body_of(group) for group in groups_of(module)] == expected
+
+
+def bodies(module: ModuleOp, *, heads: bool = True) -> list[str]:
+    """The ops of each group, but for views."""
+    for each in (ChooseNumerics("fp32"), FormGroups(heads)):
+        each.apply(module)
+    module.verify()
+    return [" ".join(op for op in body_of(group) if op not in ("slice", "reshape")) for group in groups_of(module)]
+
+
+@pytest.mark.parametrize(
+    ("program_", "expected"),
+    [
+        (HeadProgram(), "matmul rope rope cache_write cache_write"),
+        (HeadProgram(rotated=8, interleaved=True, bias=True), "matmul add rope rope cache_write cache_write"),
+        (HeadProgram(norm=True), "matmul rms_norm rope rms_norm rope cache_write cache_write"),
+        (HeadProgram(rotated=0), "matmul copy cache_write cache_write"),
+        (HeadProgram(width=40, rotated=40, queries=2, keys=1), "matmul rope rope cache_write cache_write"),
+    ],
+    ids=["rope", "bias", "norm", "copy", "ragged"],
+)
+def test_heads_join_the_product_they_are_cut_from(program_: HeadProgram, expected: str) -> None:
+    assert expected in bodies(program_.module())
+    assert expected not in bodies(program_.module(), heads=False)
+
+
+@pytest.mark.parametrize(
+    "program_",
+    [
+        HeadProgram(width=24, rotated=24, queries=3, keys=1),
+        HeadProgram(width=272, rotated=16, queries=2, keys=1),
+    ],
+    ids=["heads fill no blocks", "a head is too wide"],
+)
+def test_heads_that_cannot_be_blocked_have_kernels_of_their_own(program_: HeadProgram) -> None:
+    assert bodies(program_.module()) == bodies(program_.module(), heads=False)
+
+
+def test_a_row_that_is_used_as_a_whole_too_is_stored() -> None:
+    module = HeadProgram().module()
+    block = entry_function(module).body.block
+    row = next(op for op in block.ops if op.name == "graph.linear")
+    block.insert_op_after(graph.ReduceMaxOp.make(row.results[0]), row)
+    assert "matmul" in bodies(module)
+
+
+def test_what_is_made_after_the_product_is_not_waited_for() -> None:
+    module = HeadProgram().module()
+    block = entry_function(module).body.block
+    row, table = (next(op for op in block.ops if op.name == f"graph.{name}") for name in ("linear", "rope_table"))
+    table.detach()
+    block.insert_op_after(table, row)
+    found = bodies(module)
+    assert "matmul copy copy cache_write" in found and "rope" in found
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 from golden_files import Golden
+from head_programs import HeadProgram
 from small_programs import program
 from xdsl.dialects.builtin import ModuleOp
 
@@ -98,6 +99,7 @@ GATE = (
     "%s",
     'tensor<?x64xf32, "L">',
 )
+QKV = HeadProgram(rotated=8).text()
 TUNED = {schedule_key("x86-64-v4", "f32", 4, 6): (Blocking(0, 3, 1),)}
 
 RULES: dict[str, tuple[tuple[str, str, str], Sequence[Pass], Pass]] = {
@@ -115,6 +117,7 @@ RULES: dict[str, tuple[tuple[str, str, str], Sequence[Pass], Pass]] = {
     "form_groups_peaks": (TWO, (ChooseNumerics("fp32"), FindPeaks()), FormGroups()),
     "find_peaks": (TWO, (ChooseNumerics("fp32"),), FindPeaks()),
     "form_groups_attention": (ATTENTION, (ChooseNumerics("fp32"),), FormGroups()),
+    "form_groups_heads": (QKV, (ChooseNumerics("bf16"),), FormGroups(heads=True)),
     "plan_tiles": (LINEAR, (ChooseNumerics("fp32"), FormGroups()), PlanTiles(("x86-64-v4", "x86-64-v3"))),
     "plan_tiles_tuned": (LINEAR, (ChooseNumerics("fp32"), FormGroups()), PlanTiles(("x86-64-v4",), TUNED)),
     "plan_phases": (ATTENTION, (ChooseNumerics("fp32"), FormGroups()), PlanPhases()),

@@ -188,10 +188,11 @@ def test_a_checkpoint_is_packed_once_for_its_content(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(packing_cache.subprocess, "run", pack)
     packages = [
-        packed_checkpoint(str(folder), dtype, tmp_path / "cache", lambda name, seconds: None)
+        packed_checkpoint(str(folder), dtype, "auto", tmp_path / "cache", lambda name, seconds: None)
         for folder, dtype in ((first, "bf16"), (second, "bf16"), (first, "int8"))
     ]
     assert packages[0] == packages[1] != packages[2] and len(commands) == 2
     assert commands[0][:4] == [sys.executable, "-m", "tessera", "pack"]
     (second / "model.safetensors").write_bytes(b"Weights")
-    assert checkpoint_key(first, "bf16") != checkpoint_key(second, "bf16")
+    assert checkpoint_key(first, "bf16", "auto") != checkpoint_key(second, "bf16", "auto")
+    assert checkpoint_key(first, "bf16", "auto") != checkpoint_key(first, "bf16", "int8")

@@ -81,7 +81,8 @@ def panels(result: str, rows: int = 1, ahead: int = 0, limit: int = 0, packed: i
 def store_panel(value: str, type: str, first: int = 0) -> str:
     return (
         f'"tile.store_panel"({value}, %g, %c, %c, %c) {{first = {first} : i64, step = 1 : i64, packed = 1 : i64, '
-        f'along = "k"}} : ({type}, memref<?x32xf32>, index, index, index) -> ()'
+        f'along = "k", operandSegmentSizes = array<i32: 1, 1, 1, 1, 1, 0>}} : '
+        f"({type}, memref<?x32xf32>, index, index, index) -> ()"
     )
 
 
@@ -141,7 +142,7 @@ INVALID = [
     (PANELS + dot("%b", "%p", "%a", (BF16, "vector<16x16xbf16>", F32)), "is loaded with lane_step 1"),
     (load(result="vector<2x16xi8>"), "expected a buffer of i8 with 2 axes; found memref<?x32xf32>"),
     (load(result="vector<16xf32>"), "every tile has rows and columns; found vector<16xf32>"),
-    (load(result="vector<2x16xf64>"), "tiles and buffers hold f32, bf16, i1, i8, i32, u8, u4; found vector<2x16xf64>"),
+    (load(result="vector<2x16xf64>"), "f16, f8_e4m3, i1, i8, i32, u8, u4; found vector<2x16xf64>"),
     (load(STEPS.replace("lane_step = 1", "lane_step = 0")), "lane_step at least 1; found 1, 0 and 0"),
     (load(STEPS.replace("row_step = 1", "row_step = -1")), "at least 0"),
     (store("%b", type=BF16), "a tile of bf16 is stored to a buffer of f32; cast it first"),
@@ -179,7 +180,12 @@ INVALID = [
     (panels("vector<16x16xf32>", ahead=2), "as many rows are read next as now"),
     (panels("vector<16x16xf32>", packed=3), "panels hold 1, 2 or 4 of k together"),
     (panels("vector<16x16xf32>", along="m"), "continue along n or k; found 1, m"),
-    (store_panel("%x", "vector<2x16xf32>"), "one row of the buffer's element is stored to a panel"),
+    (
+        panels("vector<16x16xf32>")
+        + '\n    %y = "tile.unary"(%z) {function = "neg"} : (vector<16x16xf32>) -> vector<16x16xf32>',
+        "are only multiplied by a dot",
+    ),
+    (store_panel("%x", "vector<2x16xf32>"), "each row of the tile has a row of the buffer"),
     (ONE + store_panel("%o", "vector<1x1xf32>", first=-1), "columns count up from 0"),
     (
         '%z = "tile.index"(%c, %c) {function = "pow"} : (index, index) -> index',

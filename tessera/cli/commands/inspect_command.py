@@ -116,6 +116,7 @@ def _print_summary(manifest: Manifest, weights: dict[str, int]) -> None:
             ("vocabulary", f"{model.vocab_size:,}"),
             ("context", f"{manifest.memory.max_model_len:,} of {model.context_length:,} tokens"),
             ("dtype", manifest.dtype),
+            *((("kv cache", manifest.kv_cache.dtype),) if manifest.kv_cache.dtype is not None else ()),
             ("weights", ", ".join(f"{readable_size(size)} of {dtype}" for dtype, size in weights.items()) or "none"),
             ("mesh", f"tp={mesh.tp} pp={mesh.pp} dp={mesh.dp}"),
             (

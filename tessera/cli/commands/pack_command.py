@@ -17,10 +17,17 @@ from tessera.cli.options import json_option
 @click.option("--version", "version", default="1.0.0", show_default=True, help="Version of the package.")
 @click.option(
     "--dtype",
-    type=click.Choice(("fp32", "bf16", "int8", "int4")),
+    type=click.Choice(("fp32", "bf16", "fp16", "int8", "fp8", "int4")),
     default="bf16",
     show_default=True,
-    help="Of the weights.",
+    help="Of the weights. fp16 and fp8 are for GPUs alone.",
+)
+@click.option(
+    "--kv-dtype",
+    type=click.Choice(("auto", "bf16", "int8", "fp32")),
+    default="auto",
+    show_default=True,
+    help="Of the KV cache; auto is fp32 with --dtype fp32, else bf16. int8 takes half the memory of bf16.",
 )
 @click.option(
     "--target",
@@ -45,6 +52,7 @@ def command(
     name: str | None,
     version: str,
     dtype: str,
+    kv_dtype: str,
     targets: tuple[str, ...],
     mesh: str,
     max_model_len: int | None,
@@ -70,6 +78,7 @@ def command(
         name=name,
         version=version,
         dtype=dtype,
+        kv_dtype=kv_dtype,
         targets=targets,
         mesh=mesh,
         max_model_len=max_model_len,

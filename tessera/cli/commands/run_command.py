@@ -26,6 +26,9 @@ SERVER_LIBRARIES = ("starlette", "uvicorn", "httptools", "prometheus_client")
 @click.option(
     "--dtype", type=click.Choice(("fp32", "bf16", "int8", "int4")), default="bf16", help="Of what --from-hf packs."
 )
+@click.option(
+    "--kv-dtype", type=click.Choice(("auto", "bf16", "int8", "fp32")), default="auto", help="Of its KV cache."
+)
 @click.option("--config", type=click.Path(path_type=Path), help="A tis.yaml; flags go before what it says.")
 @click.option("--host", help="Address to listen on. [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one. [default: 8080]")
@@ -42,6 +45,7 @@ def command(
     packages: tuple[Path, ...],
     from_hf: str | None,
     dtype: str,
+    kv_dtype: str,
     config: Path | None,
     api_key: str | None,
     api_key_file: Path | None,
@@ -81,7 +85,7 @@ def command(
     if from_hf is not None:
         from tessera.cli.packing_cache import packed_checkpoint
 
-        named.append(packed_checkpoint(from_hf, dtype, environment.cache, report.phase))
+        named.append(packed_checkpoint(from_hf, dtype, kv_dtype, environment.cache, report.phase))
     if named:
         settings = replace(settings, models=tuple(ModelSettings(path) for path in named))
     for sentence in (*environment.misspelt, *(f"Not yet active: {setting}." for setting in settings.inactive)):
@@ -163,7 +167,9 @@ class _Report:
             + (f" × {model.instances}" if model.instances > 1 else "")
             + f", {model.max_model_len} tokens of context, {model.max_sequences} answers at once,"
             f" {model.max_batch_tokens} tokens a step,"
-            f" cache of {model.cache_tokens} tokens ({readable_size(model.cache_bytes)}),"
+            f" cache of {model.cache_tokens} tokens"
+            + (f" in {model.cache_dtype}" if model.cache_dtype else "")
+            + f" ({readable_size(model.cache_bytes)}),"
             f" weights {readable_size(model.weights_bytes)}"
             for model in models
         )

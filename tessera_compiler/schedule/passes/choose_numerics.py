@@ -16,10 +16,13 @@ from tessera_compiler.graph.evaluator import entry_function
 from tessera_compiler.graph.types import DYNAMIC, I32, TOKENS, tensor, type_of
 from tessera_compiler.schedule import dialect as schedule
 
-_ELEMENT_OF_WEIGHTS = {"fp32": "f32", "bf16": "bf16", "int8": "u8", "int4": "u4"}
+_ELEMENT_OF_WEIGHTS = {"fp32": "f32", "bf16": "bf16", "int8": "u8", "int4": "u4", "fp16": "f16", "fp8": "f8_e4m3"}
 _LAYOUT_OF_WEIGHTS = {"f32": "panels_k1", "bf16": "panels_k2", "u8": "panels_k4", "u4": "panels_k8"}
-_ELEMENT_OF_TABLES = {"fp32": "f32", "bf16": "bf16", "int8": "bf16", "int4": "bf16"}
-_ELEMENT_OF_CACHE = {"fp32": "f32", "bf16": "bf16", "int8": "bf16", "int4": "bf16"}
+_LAYOUT_OF_WEIGHTS |= {"f16": "matrix", "f8_e4m3": "matrix"}
+_ELEMENT_OF_TABLES = {"fp32": "f32", "fp16": "f16"}
+"""`bf16` with all others."""
+_ELEMENT_OF_CACHE = {"fp32": "f32", "bf16": "bf16", "int8": "i8", "fp16": "f16"}
+KV_DTYPES = ("auto", "fp32", "bf16", "int8")
 
 ACTIVATION_GROUP = 64
 """Columns of a row that share a scale when it is quantized. One scale a row costs SmolLM2 3.5% of perplexity, groups
@@ -37,26 +40,40 @@ sixth larger (where weights are normally distributed), and the bytes a sixteenth
 @dataclass(frozen=True)
 class ChooseNumerics:
     """linear(x, w, b) --> add(matmul(x', w'), b), where x' is x itself (`fp32`), rounded (`bf16`) or quantized on
-    the fly (`int8`, `int4`).
+    the fly (`int8`, `int4`). For devices, x' of `int4` is x rounded: there it is memory that counts, not products.
+    They have `fp16` and `fp8` besides.
 
     With `int4`, the last linear map, whose results are the logits, and matrices that are also embedding tables keep
-    eight bits: in four, SmolLM2's tied matrix, a fifth of all weights, costs 5.5% of perplexity.
+    eight bits, with `fp8` sixteen: in four, SmolLM2's tied matrix, a fifth of all weights, costs 5.5% of perplexity.
 
     embedding --> lookup, in the tensor of the head if the two are tied; attention --> cache_write of key and value,
     then attend. Everything else stays in float32. Linear maps of the same x share one x'.
     """
 
     dtype: str
+    kv_dtype: str = "auto"
+    """Of `KV_DTYPES`; `auto` is `fp32` with weights of `fp32`, else `bf16`."""
+    for_devices: bool = False
 
     def apply(self, module: ModuleOp) -> None:
-        _Rewrite(self.dtype, module).run()
+        cache_element = _ELEMENT_OF_CACHE[kv_dtype_of(self.dtype, self.kv_dtype)]
+        _Rewrite(self.dtype, cache_element, self.for_devices, module).run()
+
+
+def kv_dtype_of(dtype: str, kv_dtype: str) -> str:
+    """What `auto` stands for with weights of `dtype`."""
+    if kv_dtype != "auto":
+        return kv_dtype
+    return dtype if dtype in ("fp32", "fp16") else "bf16"
 
 
 @dataclass
 class _Rewrite:
     dtype: str
+    cache_element: str
+    for_devices: bool
     module: ModuleOp
-    prepared: dict[tuple[SSAValue, int], tuple[SSAValue, ...]] = field(default_factory=dict)
+    prepared: dict[tuple[SSAValue, int | str], tuple[SSAValue, ...]] = field(default_factory=dict)
     weights: dict[tuple[str, str], SSAValue] = field(default_factory=dict)
     caches: int = 0
 
@@ -131,7 +148,8 @@ class _Rewrite:
 
     def _element(self, op: graph.WeightOp) -> str:
         element = _ELEMENT_OF_WEIGHTS[self.dtype]
-        return "u8" if element == "u4" and op.weight_name.data in self.delicate else element
+        wider = {"u4": "u8", "f8_e4m3": "bf16"}
+        return wider.get(element, element) if op.weight_name.data in self.delicate else element
 
     def _panels(self, op: graph.WeightOp) -> tuple[SSAValue, ...]:
         element = self._element(op)
@@ -145,19 +163,23 @@ class _Rewrite:
             weight = self._weight(op, element, _LAYOUT_OF_WEIGHTS[element], group=INT4_GROUP)
             return (weight, factors, scales, zeros)
         weight = self._weight(op, element, _LAYOUT_OF_WEIGHTS[element])
-        return (weight, self._weight(op, "f32", "rows", scales=True)) if element == "u8" else (weight,)
+        scaled = element in ("u8", "f8_e4m3")
+        return (weight, self._weight(op, "f32", "rows", scales=True)) if scaled else (weight,)
 
-    def _prepare(self, x: SSAValue, group: int | None, before: Operation) -> tuple[SSAValue, ...]:
-        if self.dtype == "fp32":
+    def _prepare(self, x: SSAValue, element: str, group: int | None, before: Operation) -> tuple[SSAValue, ...]:
+        """x as a weight of an element is multiplied with it: in groups, if they are given."""
+        if element == "f32":
             return (x,)
-        key = (x, group or 0)
+        key = (x, element if group is None else group)
         if key not in self.prepared:
             module = before.attributes.get("module")
-            made = (
-                schedule.RoundOp.make(x, module=module)
-                if group is None
-                else schedule.QuantizeOp.make(x, group=group, module=module)
-            )
+            made: Operation
+            if group is not None:
+                made = schedule.QuantizeOp.make(x, group=group, module=module)
+            elif element == "f8_e4m3":
+                made = schedule.QuantizeFloatOp.make(x, module=module)
+            else:
+                made = schedule.RoundOp.make(x, module=module, element="f16" if element == "f16" else None)
             Rewriter.insert_op(made, InsertPoint.before(before))
             self.prepared[key] = tuple(made.results)
         return self.prepared[key]
@@ -170,10 +192,13 @@ class _Rewrite:
             )
         self._key(op.weight)
         assert isinstance(op.weight.owner, graph.WeightOp)
+        element = self._element(op.weight.owner)
         wide = GATED_GROUP if isinstance(op.x.owner, graph.GatedOp | UnaryOp) else ACTIVATION_GROUP
-        group = {"u8": wide, "u4": INT4_GROUP}.get(self._element(op.weight.owner))
-        x, *scale_and_sum = self._prepare(op.x, group, op)
+        group = {"u8": wide, "u4": INT4_GROUP}.get(element)
+        rounded = self.for_devices and self.dtype == "int4"
+        x, *scale_and_sum = self._prepare(op.x, "bf16" if rounded else element, None if rounded else group, op)
         weight, *scales = self._panels(op.weight.owner)
+        group = None if rounded and element == "u8" else group
         product = schedule.MatmulOp.make(x, weight, *scale_and_sum, *scales, group=group, module=op.module)
         _carry_marks(op, product)
         new: list[Operation] = [product]
@@ -191,7 +216,7 @@ class _Rewrite:
         if owner.weight_name.data in self.matrices:
             table = self._panels(owner)
         else:
-            table = (self._weight(owner, _ELEMENT_OF_TABLES[self.dtype], "rows"),)
+            table = (self._weight(owner, _ELEMENT_OF_TABLES.get(self.dtype, "bf16"), "rows"),)
         lookup = schedule.LookupOp.make(op.ids, *table, offset=op.offset, module=op.module)
         _carry_marks(op, lookup)
         Rewriter.replace_op(op, [lookup], [lookup.result])
@@ -200,7 +225,7 @@ class _Rewrite:
         _, key_heads, _ = type_of(op.key).get_shape()
         value_dim = type_of(op.value).get_shape()[2]
         where = (self.positions, self.sequences, self.block_tables)
-        common: dict[str, Any] = {"cache": self.caches, "element": _ELEMENT_OF_CACHE[self.dtype], "module": op.module}
+        common: dict[str, Any] = {"cache": self.caches, "element": self.cache_element, "module": op.module}
         self.caches += 1
         key = schedule.CacheWriteOp.make(op.key, *where, part="key", **common)
         value = schedule.CacheWriteOp.make(op.value, *where, part="value", **common)

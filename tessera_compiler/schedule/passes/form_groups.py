@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from xdsl.dialects.builtin import ModuleOp
@@ -14,6 +15,7 @@ from tessera_compiler.graph.elementwise import BinaryOp, CompareOp, UnaryOp
 from tessera_compiler.graph.evaluator import entry_function
 from tessera_compiler.graph.types import element_count, rows_of, type_of
 from tessera_compiler.schedule import dialect as schedule
+from tessera_compiler.schedule.passes.heads_of_products import join_heads
 from tessera_compiler.schedule.physical import PANEL, padded_rows
 from tessera_compiler.schedule.views import VIEW_OPERATIONS, View, row_shape
 
@@ -37,6 +39,8 @@ class _Group:
     kind: str
     space: Space
     operations: list[Operation] = field(default_factory=list)
+    goes_on_by_heads: bool = False
+    """Whether nothing joins any more but what was found by `join_heads`."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,17 @@ class FormGroups:
     the quantization of its rows. Views (reshape, slice, transpose, broadcast) cost
     nothing: they become part of how a group addresses its inputs. Ops on weights alone are computed again wherever
     they are used.
+
+    With `heads`, a matmul whose rows are nothing but heads from there on takes in their norms, rotary embeddings and
+    writes to the KV cache.
     """
+
+    heads: bool = False
 
     def apply(self, module: ModuleOp) -> None:
         block = entry_function(module).body.block
         _materialize_views(block)
-        groups = _assign(block)
+        groups = _assign(block, join_heads(block) if self.heads else {})
         _emit(block, groups)
 
 
@@ -117,7 +126,8 @@ def _space(op: Operation) -> Space:
     return rows_of(type_), row_shape(type_.get_shape())[:-1]
 
 
-def _assign(block: Block) -> list[_Group]:
+def _assign(block: Block, products: Mapping[Operation, Operation]) -> list[_Group]:
+    """The groups in their order. `products` says of ops that belong to the group of a product, to which."""
     groups: list[_Group] = []
     group_of: dict[Operation, int] = {}
     for op in block.ops:
@@ -126,7 +136,11 @@ def _assign(block: Block) -> list[_Group]:
         ):
             continue
         latest, direct = _latest_producer(op, group_of)
-        if (direct and _may_join(op, groups[latest])) or (latest >= 0 and _may_join_parts(op, groups[latest])):
+        if op in products:
+            index = group_of[products[op]]
+            assert index == latest, "what heads need besides themselves is made before the product"
+            groups[index].goes_on_by_heads = True
+        elif (direct and _may_join(op, groups[latest])) or (latest >= 0 and _may_join_parts(op, groups[latest])):
             index = latest
         else:
             index = len(groups)
@@ -170,7 +184,7 @@ def _is_broadcast_along_rows(op: Operation, operand: SSAValue) -> bool:
 
 
 def _may_join(op: Operation, group: _Group) -> bool:
-    if isinstance(op, schedule.MatmulOp | schedule.AttendOp) or group.kind == "attention":
+    if isinstance(op, schedule.MatmulOp | schedule.AttendOp) or group.kind == "attention" or group.goes_on_by_heads:
         return False
     if group.space != _space(op):
         return False
@@ -195,7 +209,9 @@ def _ends_in_groups(op: schedule.QuantizeOp, group: _Group) -> bool:
 
 def _may_join_parts(op: Operation, group: _Group) -> bool:
     """Whether an op combines parts of a linear map's columns, as a gate does, and is all that uses them."""
-    if group.kind != "linear" or group.space != _space(op) or not isinstance(op, _ELEMENTWISE):
+    if group.kind != "linear" or group.goes_on_by_heads:
+        return False
+    if group.space != _space(op) or not isinstance(op, _ELEMENTWISE):
         return False
     whole = group.operations[-1].results[0]
     own = [operand for operand in op.operands if rows_of(type_of(operand)) is not None]

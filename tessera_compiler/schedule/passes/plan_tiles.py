@@ -10,6 +10,7 @@ from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, IntegerAttr, Module
 from tessera_compiler.graph.evaluator import entry_function
 from tessera_compiler.graph.types import type_of
 from tessera_compiler.schedule import dialect as schedule
+from tessera_compiler.schedule.heads import columns_together, heads_in
 from tessera_compiler.schedule.physical import PANEL, padded_rows
 
 ANY_TOKENS = 0
@@ -54,6 +55,9 @@ _IN_GROUPS: dict[type, str] = {schedule.QuantizeOp: "quantize", schedule.PeaksOp
 def output_columns(group: schedule.GroupOp) -> int:
     """How many columns a group of kind `linear` makes of each row: fewer than its map has outputs if it combines parts
     of them."""
+    heads = heads_in(group)
+    if heads:
+        return int(type_of(heads[0].row).get_shape()[-1])
     *_, last = (op for op in group.body.block.ops if not isinstance(op, schedule.YieldOp | schedule.PeaksOp))
     return int(type_of(last.results[0]).get_shape()[-1])
 
@@ -67,7 +71,12 @@ def output_panels(group: schedule.GroupOp) -> int:
 
 
 def panels_together(group: schedule.GroupOp) -> int:
-    """Of how many panels its blocks are multiples: those whose columns share a scale, or a peak."""
+    """Of how many panels its blocks are multiples: those whose columns share a scale, or a peak, or whole heads."""
+    heads = heads_in(group)
+    if heads:
+        columns = columns_together(heads)
+        assert columns is not None, "only heads that can be blocked are in the group of their product"
+        return columns // PANEL
     widths = [op.group.value.data for op in group.body.block.ops if type(op) in _IN_GROUPS]
     return max(widths, default=PANEL) // PANEL
 
@@ -96,7 +105,10 @@ def schedule_key(cpu_class: str, element: str, outputs: int, depth: int, form: s
 
 def form_of(group: schedule.GroupOp) -> str:
     """What decides the shape of a linear group's kernel beside its weight: `plain`, or how many parts of its outputs it
-    combines, and how many columns share a scale or a peak."""
+    combines, and how many columns share a scale or a peak, or are a head."""
+    heads = heads_in(group)
+    if heads:
+        return f"heads{heads[0].width}"
     product = next(op for op in group.body.block.ops if isinstance(op, schedule.MatmulOp))
     parts = type_of(product.result).get_shape()[-1] // output_columns(group)
     together = panels_together(group)

@@ -43,7 +43,10 @@ class DotLowering:
             return self._emit_packed(operation, operation.right.owner)
         if isinstance(operation.right.owner, dialect.LoadPanelsOp):
             pair = (element_name(operation.left.type), element_name(operation.right.type))
-            return emit_panels(self._kernel, operation, operation.right.owner, self._multiplier(pair))
+            signed_weights = pair == ("u8", "i8")
+            multiply = self._multiplier(("i8", "u8") if signed_weights else pair)
+            multiply.signed_weights = signed_weights
+            return emit_panels(self._kernel, operation, operation.right.owner, multiply)
         return self._emit_general(operation)
 
     # Any right operand: one row of it at a time
@@ -219,6 +222,8 @@ class Multiplier:
 
     parts: ClassVar[int] = 1
     kind: ir.Type = vector("f32")
+    signed_weights = False
+    """Of bytes: whether the panel's have signs, and the row's none, rather than the other way round."""
 
     def __init__(self, kernel: KernelEmitter):
         self._emission = kernel.emission
@@ -277,7 +282,8 @@ class VectorNeuralNetwork(Multiplier):
 
     def multiply(self, so_far: ir.Value, weights: ir.Value, left: ir.Value) -> ir.Value:
         broadcast = self._builder.bitcast(self._emission.splat(left), BYTES_64)
-        return self._emission.intrinsic("llvm.x86.avx512.vpdpbusd.512", self.kind, [so_far, weights, broadcast])
+        pair = [broadcast, weights] if self.signed_weights else [weights, broadcast]
+        return self._emission.intrinsic("llvm.x86.avx512.vpdpbusd.512", self.kind, [so_far, *pair])
 
 
 class WidenedInteger(Multiplier):
@@ -299,11 +305,12 @@ class WidenedInteger(Multiplier):
         b = self._builder
         sixteen = ir.VectorType(I16, 16)
         four = b.bitcast(left, ir.VectorType(I8, 4))
-        activations = b.sext(self._emission.shuffle(four, [lane % 4 for lane in range(16)]), sixteen)
+        widen, widen_left = (b.sext, b.zext) if self.signed_weights else (b.zext, b.sext)
+        activations = widen_left(self._emission.shuffle(four, [lane % 4 for lane in range(16)]), sixteen)
         for part in range(self.parts):
             chosen = self._emission.shuffle(weights, list(range(part * 16, part * 16 + 16)))
             products = self._emission.intrinsic(
-                "llvm.x86.avx2.pmadd.wd", self.kind, [b.zext(chosen, sixteen), activations]
+                "llvm.x86.avx2.pmadd.wd", self.kind, [widen(chosen, sixteen), activations]
             )
             slot = self._emission.element(memory, self.kind, part)
             b.store(b.add(self._emission.load(slot, self.kind, 4), products), slot, align=4)
@@ -338,7 +345,8 @@ class ArmMixedDot(Multiplier):
         for part in range(self.parts):
             chosen = self._emission.shuffle(weights, list(range(part * 16, part * 16 + 16)))
             slot = self._emission.element(memory, self.kind, part)
-            arguments = [self._emission.load(slot, self.kind, 4), chosen, activations]
+            pair = [activations, chosen] if self.signed_weights else [chosen, activations]
+            arguments = [self._emission.load(slot, self.kind, 4), *pair]
             product = self._emission.intrinsic("llvm.aarch64.neon.usdot.v4i32.v16i8", self.kind, arguments)
             b.store(product, slot, align=4)
 

@@ -11,11 +11,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from llvmlite import ir
-from xdsl.ir import SSAValue
 
 from tessera_compiler.targets.cpu.emission import I8, I32, LANES, POINTER, SIZES, i64, vector
 from tessera_compiler.tile import dialect
-from tessera_compiler.tile.types import element_name, shape_of
+from tessera_compiler.tile.types import shape_of
 
 if TYPE_CHECKING:
     from tessera_compiler.targets.cpu.dots import Multiplier
@@ -52,8 +51,8 @@ class _PanelDot:
         self._columns = columns
         self._panels = -(-columns // LANES)
         self._left = kernel.kept(operation.left)
-        self._bases = [self._base(row) for row in load.rows]
-        self._ahead = [self._base(row) for row in load.ahead]
+        self._bases = [kernel.memory.panels_start(load, row) for row in load.rows]
+        self._ahead = [kernel.memory.panels_start(load, row) for row in load.ahead]
 
     def emit(self) -> Stored:
         kernel = self._kernel
@@ -74,12 +73,6 @@ class _PanelDot:
             self._block(result, memory[:rest], i64(whole * size))
         kernel.forget()
         return result
-
-    def _base(self, row: SSAValue) -> ir.Value:
-        kernel, builder = self._kernel, self._emission.builder
-        width = self._load.buffer.type.get_shape()[1]  # type: ignore[attr-defined]
-        flat = builder.add(builder.mul(kernel.scalars[row], i64(width)), kernel.scalars[self._load.column])
-        return self._emission.offset(kernel.scalars[self._load.buffer], flat, element_name(self._load.result.type))
 
     def _block(self, result: Stored, memory: list[list[ir.Value]], row: ir.Value) -> None:
         """All of k for a few rows, from `row` on."""

@@ -20,6 +20,7 @@ from xdsl.dialects.builtin import MemRefType, VectorType
 from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
 from tessera_compiler.targets.cpu.arithmetic import Arithmetic
+from tessera_compiler.targets.cpu.choose_columns import choose_columns
 from tessera_compiler.targets.cpu.dots import DotLowering
 from tessera_compiler.targets.cpu.emission import I64, LANES, POINTER, Emission, i64, splat_constant, vector
 from tessera_compiler.targets.cpu.memory_lowering import MemoryLowering
@@ -27,6 +28,7 @@ from tessera_compiler.targets.cpu.object_code import CpuClass
 from tessera_compiler.targets.cpu.vector_math import VectorMath
 from tessera_compiler.tile import dialect
 from tessera_compiler.tile.functions import EXPENSIVE
+from tessera_compiler.tile.lowering.chunk_sizes import CHUNK_BLOCKS
 from tessera_compiler.tile.types import element_name, shape_of
 
 Position: TypeAlias = int | ir.Value
@@ -34,6 +36,15 @@ Position: TypeAlias = int | ir.Value
 
 UNROLLED_CHUNKS = 8
 """Tiles with at most this many chunks of columns are unrolled; wider ones get a loop."""
+
+_ELEMENT_BY_ELEMENT = (
+    dialect.UnaryOp,
+    dialect.BinaryOp,
+    dialect.SelectOp,
+    dialect.CastOp,
+    dialect.CompareOp,
+    dialect.ColumnsOp,
+)
 
 
 @dataclass
@@ -73,7 +84,7 @@ class KernelEmitter:
         self.emission = Emission(function)
         self.arithmetic = Arithmetic(self.emission, math, self.cpu_class)
         self._dots = DotLowering(self)
-        self._memory = MemoryLowering(self)
+        self.memory = MemoryLowering(self)
         # Products of panels in several rows have more results than registers: their kernels go through rows in loops.
         self._rolled = any(isinstance(op, dialect.LoadPanelsOp) for op in kernel.walk())
         self._in_place: dict[SSAValue, Stored] = {}
@@ -99,6 +110,8 @@ class KernelEmitter:
             return i64(entry)
         if entry == "Q":
             return i64(0)  # the last entry of a grid, of which nobody asks the size
+        if entry == "C":
+            entry = f"W/{CHUNK_BLOCKS}"
         symbol, _, divisor = entry.partition("/")
         value = self._function.args[len(self._kernel.body.block.args) - 3 + "TLW".index(symbol)]
         builder = self.emission.builder
@@ -132,11 +145,11 @@ class KernelEmitter:
             pointer = self.emission.offset(self.scalars[operation.buffer], self.scalars[operation.at], "i32")
             self.scalars[operation.result] = builder.sext(self.emission.load(pointer, ir.IntType(32), 4), I64)
         elif isinstance(operation, dialect.StoreOp):
-            self._memory.store(operation)
+            self.memory.store(operation)
         elif isinstance(operation, dialect.StorePanelOp):
-            self._memory.store_panel(operation)
+            self.memory.store_panel(operation)
         elif isinstance(operation, dialect.LoadPanelsOp):
-            pass  # read by the dot that it is an operand of
+            self.memory.prepare_panels(operation)
         elif isinstance(operation, dialect.ReduceOp):
             self.stored[operation.result] = self._reduce(operation)
         elif isinstance(operation, dialect.DotOp):
@@ -173,6 +186,9 @@ class KernelEmitter:
         read_by_element = any(isinstance(use, dialect.DotOp) and use.left is value for use in uses)
         if read_by_element and not is_addressable(value):
             return True
+        if any(isinstance(use, dialect.StorePanelOp) and len(use.rows) > 1 for use in uses):
+            # Such a store goes through the rows in a loop. It may stand in a loop of no round itself, so not there.
+            return True
         if shape_of(value.type)[1] == 1 and not isinstance(value.owner, dialect.FullOp | dialect.IotaOp):
             # One number a row: computed here once, not again for every chunk of the rows it is broadcast over.
             return True
@@ -186,9 +202,7 @@ class KernelEmitter:
             return True
         if isinstance(operation, dialect.BinaryOp) and operation.function.data == "pow":
             return True
-        if isinstance(
-            operation, dialect.UnaryOp | dialect.BinaryOp | dialect.SelectOp | dialect.CastOp | dialect.CompareOp
-        ):
+        if isinstance(operation, _ELEMENT_BY_ELEMENT):
             return any(self._is_expensive(operand) for operand in operation.operands)
         return False
 
@@ -298,11 +312,13 @@ class KernelEmitter:
             return self.chunk(operation.operands[number], row, column, lanes)  # type: ignore[union-attr]
 
         if isinstance(operation, dialect.LoadOp):
-            return self._memory.load(operation, row, column, lanes)
+            return self.memory.load(operation, row, column, lanes)
         if isinstance(operation, dialect.LoadPackedRowOp):
-            return self._memory.load_packed_row(operation, column, lanes)
+            return self.memory.load_packed_row(operation, column, lanes)
         if isinstance(operation, dialect.LoadPackedOp):
-            return self._memory.load_packed(operation, row, column)
+            return self.memory.load_packed(operation, row, column)
+        if isinstance(operation, dialect.LoadPanelsOp):
+            return self.memory.load_panels(operation, column)
         if isinstance(operation, dialect.FullOp):
             element = element_name(operation.result.type)
             if element == "bf16":
@@ -325,6 +341,8 @@ class KernelEmitter:
             if pair == ("f32", "bf16") and self._rounds_natively(operation.operand):
                 return self.emission.round_normal_to_bfloat16(operand(0))
             return self.arithmetic.cast(operand(0), *pair)
+        if isinstance(operation, dialect.ColumnsOp):
+            return choose_columns(self, operation, row, column, lanes)
         raise TypeError(f"{operation} cannot be evaluated on a CPU")
 
     def _rounds_natively(self, value: SSAValue) -> bool:
@@ -350,7 +368,7 @@ class KernelEmitter:
 
     def address(self, operation: dialect.LoadOp | dialect.StoreOp, row: Position, column: Position) -> ir.Value:
         """The address of one element of the tile of a load or store."""
-        return self._memory.address(operation, row, column)
+        return self.memory.address(operation, row, column)
 
     # Reductions and loops
 
@@ -399,9 +417,12 @@ class KernelEmitter:
             self.stored[result] = stored
         last = block.last_op
         assert isinstance(last, dialect.YieldOp)
+        updated: dict[SSAValue, Stored] = {}
         for argument, value, stored in zip(block.args[1:], last.values, carried, strict=True):
             if adds_in_place(argument, value):
                 self._in_place[value] = stored
+            elif updates_in_place(argument, value):
+                updated[value] = stored
         step = operation.step.owner
         assert isinstance(step, dialect.ConstantIndexOp), "the step of a loop is a constant"
 
@@ -414,7 +435,7 @@ class KernelEmitter:
             for value in last.values:
                 source = self.stored.get(value)
                 if source is None or (source in carried and value not in self._in_place):
-                    source = self.reserve(value)
+                    source = updated.get(value) or self.reserve(value)
                     self._fill(source, value)
                 following.append(source)
             for target, source in zip(carried, following, strict=True):
@@ -422,7 +443,12 @@ class KernelEmitter:
                     self._copy(source, target)
             self.forget()
 
-        self.emission.loop(self.scalars[operation.lower], self.scalars[operation.upper], step.value.value.data, body)
+        lower, upper = self.scalars[operation.lower], self.scalars[operation.upper]
+        if operation.once is None:
+            self.emission.loop(lower, upper, step.value.value.data, body)
+        else:
+            with self.emission.builder.if_then(self.emission.builder.icmp_signed("<", lower, upper)):
+                body(lower)
         self.forget()
 
     def _copy(self, source: Stored, target: Stored) -> None:
@@ -448,6 +474,19 @@ def adds_in_place(argument: SSAValue, value: SSAValue) -> bool:
             return False
         argument = uses[0].operation.result
     return len(list(argument.uses)) == 1
+
+
+def updates_in_place(argument: SSAValue, value: SSAValue) -> bool:
+    """Whether a carried tile is used for nothing but its next value, which is computed from it element by element."""
+    elementwise = dialect.UnaryOp | dialect.BinaryOp | dialect.SelectOp
+    while argument is not value:
+        uses = list(argument.uses)
+        if len(uses) != 1 or not isinstance(uses[0].operation, elementwise):
+            return False
+        argument = uses[0].operation.results[0]
+        if shape_of(argument.type) != shape_of(value.type):
+            return False
+    return len(list(value.uses)) == 1
 
 
 def is_addressable(value: SSAValue) -> bool:

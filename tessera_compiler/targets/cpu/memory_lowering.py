@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from llvmlite import ir
 from xdsl.dialects.builtin import MemRefType
+from xdsl.ir import SSAValue
 
-from tessera_compiler.targets.cpu.emission import LANES, SIZES, i64, vector
+from tessera_compiler.targets.cpu.emission import LANES, POINTER, SIZES, i64, vector
 from tessera_compiler.tile import dialect
 from tessera_compiler.tile.types import element_name, shape_of
 
@@ -65,6 +66,27 @@ class MemoryLowering:
             scalar = self._emission.load(address(lane), vector(element).element, 1)
             result = builder.insert_element(result, scalar, ir.Constant(ir.IntType(32), lane))
         return result
+
+    def prepare_panels(self, operation: dialect.LoadPanelsOp) -> None:
+        """Panels are read where they are used. A dot fetches those ahead as it goes; a row of them is a line each."""
+        if shape_of(operation.result.type)[0] == 1:
+            for row in operation.ahead:
+                self._emission.prefetch(self.panels_start(operation, row))
+
+    def load_panels(self, operation: dialect.LoadPanelsOp, column: Position) -> ir.Value:
+        """Sixteen columns of one row of panels, from the row of the buffer that holds them."""
+        assert isinstance(column, int), "so many panels are not read but by a dot"
+        start = self.panels_start(operation, operation.rows[column // LANES])
+        return self._emission.load_lanes(start, element_name(operation.result.type), LANES)
+
+    def panels_start(self, operation: dialect.LoadPanelsOp, row: SSAValue) -> ir.Value:
+        """Where the panels begin that lie in one row of the buffer."""
+        builder = self._emission.builder
+        assert isinstance(operation.buffer.type, MemRefType)
+        flat = builder.mul(self._kernel.scalars[row], i64(operation.buffer.type.get_shape()[1]))
+        flat = builder.add(flat, self._kernel.scalars[operation.column])
+        element = element_name(operation.result.type)
+        return self._emission.offset(self._kernel.scalars[operation.buffer], flat, element)
 
     def load_packed(self, operation: dialect.LoadPackedOp, row: Position, column: Position) -> ir.Value:
         """Sixteen outputs of one k: neighbours where panels are one deep, else `packed` elements apart."""
@@ -129,26 +151,54 @@ class MemoryLowering:
             self._kernel.forget()
 
     def store_panel(self, operation: dialect.StorePanelOp) -> None:
-        """Neighbours of k are stored together where a panel keeps them together."""
+        """Several rows are gone through in a loop, so that their number does not multiply the code."""
+        kernel, builder = self._kernel, self._emission.builder
+        rows = len(operation.rows)
+        if rows == 1 and operation.count is None:
+            self._store_panel_row(operation, self._panel_start(operation, 0), 0)
+            return
+        kernel.kept(operation.value)
+        starts = self._emission.allocate(POINTER, rows)
+        for row in range(rows):
+            start = self._panel_start(operation, row)
+            builder.store(start, self._emission.element(starts, POINTER, row), align=8)
+        stop: ir.Value = i64(rows)
+        if operation.count is not None:
+            count = kernel.scalars[operation.count]
+            stop = builder.select(builder.icmp_signed("<", count, stop), count, stop)
+
+        def put(row: ir.Value) -> None:
+            start = self._emission.load(self._emission.element(starts, POINTER, row), POINTER, 8)
+            self._store_panel_row(operation, start, row)
+
+        self._emission.loop(i64(0), stop, 1, put)
+
+    def _panel_start(self, operation: dialect.StorePanelOp, row: int) -> ir.Value:
+        """Where the first element of a row of the tile would go if `first` were 0."""
         builder = self._emission.builder
         assert isinstance(operation.buffer.type, MemRefType)
-        element = element_name(operation.value.type)
-        packed, first, step = (each.value.data for each in (operation.packed, operation.first, operation.step))
-        at, depth = self._kernel.scalars[operation.at], i64(packed)
-        flat = builder.mul(self._kernel.scalars[operation.row], i64(operation.buffer.type.get_shape()[1]))
+        packed = operation.packed.value.data
+        at, depth = self._kernel.scalars[operation.at[row]], i64(packed)
+        flat = builder.mul(self._kernel.scalars[operation.rows[row]], i64(operation.buffer.type.get_shape()[1]))
         flat = builder.add(flat, self._kernel.scalars[operation.column])
-        along_k = operation.along.data == "k"
-        if along_k:
+        if operation.along.data == "k":
             group = builder.mul(builder.udiv(at, depth), i64(LANES * packed))
             flat = builder.add(flat, builder.add(group, builder.urem(at, depth)))
         else:
             flat = builder.add(flat, builder.mul(at, depth))
-        start = self._emission.offset(self._kernel.scalars[operation.buffer], flat, element)
+        return self._emission.offset(self._kernel.scalars[operation.buffer], flat, element_name(operation.value.type))
+
+    def _store_panel_row(self, operation: dialect.StorePanelOp, start: ir.Value, row: Position) -> None:
+        """Neighbours of k are stored together where a panel keeps them together."""
+        builder = self._emission.builder
+        element = element_name(operation.value.type)
+        packed, first, step = (each.value.data for each in (operation.packed, operation.first, operation.step))
+        along_k = operation.along.data == "k"
         together = 1 if along_k or step != 1 or first % packed else packed
         columns = shape_of(operation.value.type)[1]
         for chunk in range(0, columns, LANES):
             self._kernel.forget()
-            value = self._kernel.chunk(operation.value, 0, chunk, min(LANES, columns - chunk))
+            value = self._kernel.chunk(operation.value, row, chunk, min(LANES, columns - chunk))
             if together > 1:
                 wide = ir.IntType(8 * SIZES[element] * together)
                 groups = builder.bitcast(value, ir.VectorType(wide, LANES // together))

@@ -9,6 +9,7 @@ from llvmlite import ir
 from tessera_compiler.targets.cpu.emission import I64, POINTER, i64
 from tessera_compiler.targets.cpu.step_protocol import StepProtocol
 from tessera_compiler.tile import dialect as tile
+from tessera_compiler.tile.lowering.chunk_sizes import CHUNK_BLOCKS
 from tessera_compiler.tile.lowering.lower import LoweredProgram, Variant
 
 CLAIMS_PER_THREAD = 4
@@ -30,11 +31,13 @@ class StepDriver:
         self._kernels = kernels
         self._class = cpu_class
         self._launchers: dict[str, ir.Function] = {}
+        self._launches = 0
 
     def emit(self, description: dict[str, Any], lowered: LoweredProgram) -> ir.Function:
         body = self._protocol.declare_body()
         builder = ir.IRBuilder(body.append_basic_block("entry"))
         context, thread = body.args
+        self._launches = len(description["launches"])
         fields = {
             name: self._protocol.load(builder, context, name)
             for name in (
@@ -76,6 +79,13 @@ class StepDriver:
         kind, _, which = argument.partition(":")
         if kind == "input":
             return fields[which]
+        if kind == "scratch":
+            arena = description["arena"]
+            place = builder.add(
+                builder.mul(fields["tokens"], i64(arena["bytes_per_token"])),
+                builder.mul(fields["logit_count"], i64(arena["bytes_per_logit_row"])),
+            )
+            return builder.gep(fields["arena"], [place], True, source_etype=I8)
         if kind == "weight":
             slot = builder.gep(fields["weights"], [i64(int(which))], True, source_etype=POINTER)
             return builder.load(slot, align=8, typ=POINTER)
@@ -88,8 +98,8 @@ class StepDriver:
             place = builder.add(place, i64(offset["bytes"]))
             return builder.gep(fields["arena"], [place], True, source_etype=I8)
         layer = description["cache"]["layers"][int(which)]
-        part = {"cache_key": "key_offset", "cache_value": "value_offset"}[kind]
-        return builder.gep(fields["cache"], [i64(layer[part])], True, source_etype=I8)
+        offset = layer[kind.removeprefix("cache_") + "_offset"]
+        return builder.gep(fields["cache"], [i64(offset)], True, source_etype=I8)
 
     def _launcher(self, name: str, variants: tuple[Variant, ...], pointers: int) -> ir.Function:
         """`void (context, launch index, pointers…)`: claims instances of the variant that fits until none are left."""
@@ -110,14 +120,31 @@ class StepDriver:
         for variant in variants:
             if variant.max_tokens:
                 fits = builder.icmp_signed("<=", rows, i64(variant.max_tokens))
+                if variant.min_width:
+                    fits = builder.and_(fits, builder.icmp_signed(">=", sizes[2], i64(variant.min_width)))
                 with builder.if_then(fits):
-                    self._claim_all(builder, variant.kernel, context, index, list(function.args[2:]), sizes)
+                    self._run(builder, variant, context, index, list(function.args[2:]), sizes)
                     builder.ret_void()
             else:
-                self._claim_all(builder, variant.kernel, context, index, list(function.args[2:]), sizes)
+                self._run(builder, variant, context, index, list(function.args[2:]), sizes)
         builder.ret_void()
         self._launchers[name] = function
         return function
+
+    def _run(
+        self,
+        builder: ir.IRBuilder,
+        variant: Variant,
+        context: ir.Value,
+        index: ir.Value,
+        pointers: list[ir.Value],
+        sizes: list[ir.Value],
+    ) -> None:
+        self._claim_all(builder, variant.kernel, context, index, pointers, sizes)
+        if variant.then is not None:
+            self._protocol.barrier(builder, context)
+            second = builder.add(index, i64(self._launches))
+            self._claim_all(builder, variant.then, context, second, pointers, sizes)
 
     def _claim_all(
         self,
@@ -131,7 +158,7 @@ class StepDriver:
         tokens, logit_rows, width, threads, tiles = sizes
         total: ir.Value = i64(1)
         for entry in kernel.grid_entries:
-            total = builder.mul(total, _grid_size(builder, entry, tokens, logit_rows, tiles))
+            total = builder.mul(total, _grid_size(builder, entry, tokens, logit_rows, width, tiles))
         claims = CLAIMS_OF_TILES if "Q" in kernel.grid_entries else CLAIMS_PER_THREAD
         portions = builder.mul(threads, i64(claims))
         portion = builder.udiv(builder.add(total, builder.sub(portions, i64(1))), portions)
@@ -154,12 +181,14 @@ class StepDriver:
 
 
 def _grid_size(
-    builder: ir.IRBuilder, entry: str | int, tokens: ir.Value, logit_rows: ir.Value, tiles: ir.Value
+    builder: ir.IRBuilder, entry: str | int, tokens: ir.Value, logit_rows: ir.Value, width: ir.Value, tiles: ir.Value
 ) -> ir.Value:
     if isinstance(entry, int):
         return i64(entry)
+    if entry == "C":
+        entry = f"W/{CHUNK_BLOCKS}"
     symbol, _, divisor = entry.partition("/")
-    value = {"T": tokens, "L": logit_rows, "Q": tiles}[symbol]
+    value = {"T": tokens, "L": logit_rows, "W": width, "Q": tiles}[symbol]
     if not divisor:
         return value
     return builder.udiv(builder.add(value, i64(int(divisor) - 1)), i64(int(divisor)))

@@ -16,6 +16,7 @@ from tessera_compiler.targets.cpu.step_protocol import EXPORTS, StepProtocol
 from tessera_compiler.targets.cpu.vector_math import VectorMath
 from tessera_compiler.targets.cpu.weighing import WEIGH, add_weigh
 from tessera_compiler.targets.program import ABI
+from tessera_compiler.tile import dialect as tile
 from tessera_compiler.tile.lowering.lower import LoweredGroup, LoweredProgram
 
 CLASSES = tuple(CPU_CLASSES)
@@ -61,8 +62,9 @@ def emit_module(description: dict[str, Any], lowered: LoweredProgram, cpu_class:
     kernels: dict[str, ir.Function] = {}
     for group in lowered.groups.values():
         for variant in group.variants[cpu_class.name]:
-            if variant.kernel.symbol not in kernels:
-                kernels[variant.kernel.symbol] = lowering.lower(variant.kernel)
+            for kernel in variant.kernels:
+                if kernel.symbol not in kernels:
+                    kernels[kernel.symbol] = lowering.lower(kernel)
     protocol = StepProtocol(module, cpu_class.machine)
     body = StepDriver(protocol, kernels, cpu_class.name).emit(description, lowered)
     protocol.finish(body, ABI)
@@ -78,6 +80,12 @@ def _variants(group: LoweredGroup, cpu_class: str) -> list[dict[str, Any]]:
             "symbol": variant.kernel.symbol,
             "grid": variant.kernel.grid_entries,
             "tile": [variant.blocking.rows, variant.blocking.panels * 16] if variant.blocking else None,
+            **({"min_width": variant.min_width} if variant.min_width else {}),
+            **({"then": _kernel(variant.then)} if variant.then is not None else {}),
         }
         for variant in group.variants[cpu_class]
     ]
+
+
+def _kernel(kernel: tile.KernelOp) -> dict[str, Any]:
+    return {"symbol": kernel.symbol, "grid": kernel.grid_entries}

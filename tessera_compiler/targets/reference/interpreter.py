@@ -56,7 +56,8 @@ def _run_block(block: Block, values: dict[SSAValue, Any], program: tuple[int, ..
 def _run_loop(loop: dialect.ForOp, values: dict[SSAValue, Any], program: tuple[int, ...]) -> None:
     carried = [values[value] for value in loop.initial]
     body = loop.body.block
-    for index in range(values[loop.lower], values[loop.upper], values[loop.step]):
+    rounds = range(values[loop.lower], values[loop.upper], values[loop.step])
+    for index in rounds if loop.once is None else rounds[:1]:
         values.update(zip(body.args, [index, *carried], strict=True))
         carried = _run_block(body, values, program)
     values.update(zip(loop.results, carried, strict=True))

@@ -13,7 +13,8 @@ from tessera_compiler.graph import dialect as graph
 from tessera_compiler.graph.types import DYNAMIC, type_of
 from tessera_compiler.module import CompiledTarget
 from tessera_compiler.schedule import dialect as schedule
-from tessera_compiler.targets.program import TILES
+from tessera_compiler.targets.program import SCRATCH, TILES
+from tessera_compiler.tile.lowering.context import SCALE
 from tessera_compiler.tile.lowering.lower import LoweredProgram
 
 _NOT_MEANING = ("module", "layer_output")
@@ -24,8 +25,10 @@ def compile_reference(
 ) -> CompiledTarget:
     program = dict(description)
     program["target"] = "reference"
+    if "arena" in description:
+        program["arena"] = {**description["arena"], "bytes": 0}
     program["launches"] = [
-        {**launch, "args": [argument for argument in launch["args"] if argument != f"input:{TILES}"]}
+        {**launch, "args": [argument for argument in launch["args"] if _is_meant(argument)]}
         for launch in description.get("launches", ())
     ]
     described: dict[str, Any] = {}
@@ -34,6 +37,12 @@ def compile_reference(
             described[name] = _describe(group)
     program["groups"] = described
     return CompiledTarget("reference", program)
+
+
+def _is_meant(argument: str) -> bool:
+    """Scales of a cache come with its part, and nothing here is computed by tiles of tokens."""
+    kind, _, which = argument.partition(":")
+    return not (kind.startswith("cache_") and kind.endswith(SCALE)) and which != TILES and argument != SCRATCH
 
 
 def _describe(group: schedule.GroupOp) -> dict[str, Any]:

@@ -15,9 +15,15 @@ from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 from tessera_compiler.errors import UnsupportedOperation
 from tessera_compiler.targets.triton import functions
 from tessera_compiler.tile import dialect as tile
-from tessera_compiler.tile.types import element_name, shape_of
+from tessera_compiler.tile.types import BYTES, element_name, shape_of
 
 SIZES = ("T", "L", "W")
+WIDENED = {"bf16": "widened", "f8_e4m3": "widened8"}
+"""Elements that Triton's interpreter does not multiply, and what makes float32 of them."""
+LINE_BYTES = 128
+"""Of the cache of a device."""
+BEFORE_THE_WAIT = (tile.ProgramIdOp, tile.ConstantIndexOp, tile.IndexOp, tile.PrefetchOp)
+"""Ops that read nothing that an earlier launch may have written."""
 LEAST_EXTENT = 16
 """Of an axis of more than one element: what the hardware's products take at least."""
 
@@ -37,13 +43,16 @@ class Source:
     """Each parameter and its type as Triton spells it."""
 
 
-def emit_source(kernel: tile.KernelOp, *, dependent: bool = False, widen: bool = False) -> Source:
+def emit_source(
+    kernel: tile.KernelOp, *, dependent: bool = False, widen: bool = False, float8: str = functions.FLOAT8
+) -> Source:
     """The source of one kernel.
 
-    `dependent` lets it start while the launch before it still runs; `widen` makes products of bfloat16 products of
-    float32, which gives the same numbers where Triton's interpreter would give none.
+    `dependent` lets it start while the launch before it still runs; `widen` makes products of bfloat16 and of
+    eight-bit floats products of float32, which gives the same numbers where Triton's interpreter would give none;
+    `float8` is what eight-bit floats are to the device: `functions.FLOAT8` or `functions.HALVED_FLOAT8`.
     """
-    return _Emitter(kernel, dependent, widen).emit()
+    return _Emitter(kernel, dependent, widen, float8).emit()
 
 
 @dataclass
@@ -51,11 +60,14 @@ class _Emitter:
     kernel: tile.KernelOp
     dependent: bool
     widen: bool
+    float8: str
     lines: list[str] = field(default_factory=list)
     depth: int = 1
     names: dict[SSAValue, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     helpers: set[str] = field(default_factory=set)
+    waits: bool = False
+    """Whether the launch before has still to be waited for."""
 
     def emit(self) -> Source:
         arguments = self.kernel.body.block.args
@@ -67,9 +79,7 @@ class _Emitter:
         for name, argument in zip(SIZES, arguments[-3:], strict=True):
             self.names[argument] = name
             signature.append((name, "i32"))
-        if self.dependent:
-            self._line("gdc_wait()")
-            self._line("gdc_launch_dependents()")
+        self.waits = self.dependent
         self._block(self.kernel.body.block)
         header = ["import triton", "import triton.language as tl"]
         if self.dependent:
@@ -101,7 +111,14 @@ class _Emitter:
             self._operation(op)
 
     def _operation(self, op: Operation) -> None:
+        if self.waits and not isinstance(op, BEFORE_THE_WAIT):
+            self.waits = False
+            self._line("gdc_wait()")
+            self._line("gdc_launch_dependents()")
         if isinstance(op, tile.ReturnOp | tile.YieldOp):
+            return
+        if isinstance(op, tile.PrefetchOp):
+            self._prefetch(op)
             return
         if isinstance(op, tile.ForOp):
             self._for(op)
@@ -137,7 +154,9 @@ class _Emitter:
             carried.append(name)
         index = self._fresh("step")
         self.names[block.args[0]] = index
-        bounds = ", ".join(self.names[each] for each in (op.lower, op.upper, op.step))
+        lower, upper, step = (self.names[each] for each in (op.lower, op.upper, op.step))
+        last_bound = f"tl.minimum({upper}, {lower} + {step})" if op.once is not None else upper
+        bounds = f"{lower}, {last_bound}, {step}"
         self._line(f"for {index} in range({bounds}):")
         self.depth += 1
         self._block(block)
@@ -168,7 +187,8 @@ class _Emitter:
         if isinstance(op, tile.LoadOp | tile.LoadBlockOp):
             pointers, mask = self._access(op, result)
             masked = f", mask={mask}, other=0" if mask else ""
-            self._let(result, "x", f"tl.load({pointers}{masked})")
+            as_floats = f".to({self.float8}, bitcast=True)" if self._is_float8(result) else ""
+            self._let(result, "x", f"tl.load({pointers}{masked}){as_floats}")
         elif isinstance(op, tile.FullOp):
             self.names[result] = self._full(op)
         elif isinstance(op, tile.IotaOp):
@@ -190,6 +210,10 @@ class _Emitter:
             self._let(result, "v", f"tl.where({self.names[op.condition]}, {sides})")
         elif isinstance(op, tile.CastOp):
             self._cast(op)
+        elif isinstance(op, tile.TransposeOp):
+            self._let(result, "v", f"tl.trans({self._full_tile(op.operand)})")
+        elif isinstance(op, tile.UnpackOp):
+            self._unpack(op)
         elif isinstance(op, tile.ReduceOp):
             self._reduce(op)
         elif isinstance(op, tile.DotOp):
@@ -237,8 +261,31 @@ class _Emitter:
             self._let(op.result, "v", f"{helper}({operand})")
         elif (before, after) == ("u8", "i8"):
             self._let(op.result, "v", f"({operand} ^ 128).to(tl.int8, bitcast=True)")
+        elif after == "f8_e4m3":
+            halved = " * 0.5" if self.float8 == functions.HALVED_FLOAT8 else ""
+            self._let(op.result, "v", f"({operand}{halved}).to({self.float8})")
         else:
             self._let(op.result, "v", f"{operand}.to({functions.TYPES[after]})")
+
+    def _unpack(self, op: tile.UnpackOp) -> None:
+        """A number becomes the last bits of a float32 of n above a power of two, which needs no conversion; and as all
+        that follows is exact, one multiply-add does it."""
+        pair, words = op.pair.value.data, self.names[op.words]
+        scale, zero = self._fresh("scale"), self._fresh("zero")
+        for name, value in ((scale, op.scales), (zero, op.zeros)):
+            moved = f"({self.names[value]} >> {8 * pair})" if pair else self.names[value]
+            self._line(f"{name} = ({moved} & 255).to(tl.float32)")
+        halves = []
+        for place in (12, 16):
+            up = 12 - 8 * pair
+            shifted = f"({words} << {up})" if up > 0 else f"({words} >> {-up})"
+            bits = f"({shifted} & {15 << place} | {(150 - place) << 23}).to(tl.float32, bitcast=True)"
+            start = f"({zero} * -0.0625 - {float(1 << 23 - place)}) * {scale}"
+            halves.append(self._fresh("half"))
+            self._line(f"{halves[-1]} = tl.fma({bits}, {scale}, {start})")
+        rows, columns = shape_of(op.result.type)
+        joined = f"tl.join({', '.join(halves)})"
+        self._let(op.result, "v", f"tl.reshape({joined}, ({padded(rows)}, {padded(columns)}))")
 
     def _reduce(self, op: tile.ReduceOp) -> None:
         function = op.function.data
@@ -253,12 +300,19 @@ class _Emitter:
             operand = f"tl.where({_inside(columns, 1)}, {operand}, {identity})"
         self._let(op.result, "v", f"{functions.REDUCE[function]}({operand}, 1, keep_dims=True)")
 
+    def _is_float8(self, value: SSAValue) -> bool:
+        """Whether a value is of eight-bit floats that are more than their bits."""
+        return element_name(value.type) == "f8_e4m3" and not self.widen
+
     def _dot(self, op: tile.DotOp) -> None:
         depth = shape_of(op.left.type)[1]
         left = self._factor(op.left, depth, 1)
         right = self._factor(op.right, depth, 0)
+        if self._is_float8(op.left) and self.float8 == functions.HALVED_FLOAT8:
+            self._let(op.result, "v", f"{self._value(op.accumulator)} + tl.dot({left}, {right}) * 4.0")
+            return
         options = ""
-        if element_name(op.left.type) == "f32" or (self.widen and element_name(op.left.type) == "bf16"):
+        if element_name(op.left.type) == "f32" or (self.widen and element_name(op.left.type) in WIDENED):
             options = ', input_precision="ieee"'
         elif element_name(op.accumulator.type) == "i32":
             options = ", out_dtype=tl.int32"
@@ -268,17 +322,36 @@ class _Emitter:
         name = self._full_tile(value)
         if padded(depth) != depth and not isinstance(value.owner, tile.LoadOp | tile.LoadBlockOp):
             name = f"tl.where({_inside(depth, axis)}, {name}, 0)"
-        if self.widen and element_name(value.type) == "bf16":
-            self.helpers.add("widened")
-            name = f"widened({name})"
+        if self.widen and element_name(value.type) in WIDENED:
+            helper = WIDENED[element_name(value.type)]
+            self.helpers.add(helper)
+            name = f"{helper}({name})"
         return name
 
     # Memory
 
+    def _prefetch(self, op: tile.PrefetchOp) -> None:
+        """Where a launch waits for those before, it asks for its weights meanwhile: one line of the cache a thread."""
+        if not self.dependent:
+            return
+        rows, columns = op.shape
+        assert isinstance(op.buffer.type, MemRefType)
+        stride, size = op.buffer.type.get_shape()[1], BYTES[element_name(op.buffer.type)]
+        lines = max(1, columns * size // LINE_BYTES)
+        lines = 1 << (lines.bit_length() - 1)
+        places = [self._base(op.buffer, op.row, op.column, stride), f"tl.arange(0, {rows})[:, None] * {stride}"]
+        if lines > 1:
+            places.append(f"tl.arange(0, {lines})[None, :] * {LINE_BYTES // size}")
+        places[1:] = [f"({place})" for place in places[1:]]
+        self._line(f"ahead = ({' + '.join(places)}).to(tl.int64)")
+        assembly = '"prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l"'
+        self._line(f"tl.inline_asm_elementwise({assembly}, [ahead], dtype=tl.int32, is_pure=False, pack=1)")
+
     def _store(self, op: tile.StoreOp | tile.StoreBlockOp) -> None:
         pointers, mask = self._access(op, op.value)
         masked = f", mask={mask}" if mask else ""
-        self._line(f"tl.store({pointers}, {self._full_tile(op.value)}{masked})")
+        as_bits = ".to(tl.uint8, bitcast=True)" if self._is_float8(op.value) else ""
+        self._line(f"tl.store({pointers}, {self._full_tile(op.value)}{as_bits}{masked})")
 
     def _access(
         self, op: tile.LoadOp | tile.LoadBlockOp | tile.StoreOp | tile.StoreBlockOp, value: SSAValue

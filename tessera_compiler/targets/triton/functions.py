@@ -54,6 +54,27 @@ def power(x, y):
 def widened(x):
     return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
 """,
+    "widened8": '''@triton.jit
+def widened8(x):
+    """Bits of eight-bit floats as float32."""
+    bits = x.to(tl.uint32)
+    size = bits & 127
+    normal = ((size + 960) << 20).to(tl.float32, bitcast=True)
+    value = tl.where(size < 8, size.to(tl.float32) * 0.001953125, normal)
+    value = tl.where(size == 127, float("nan"), value)
+    return tl.where(bits > 127, -value, value)
+''',
+    "narrowed8": '''@triton.jit
+def narrowed8(x):
+    """The bits of eight-bit floats nearest to float32 up to 448."""
+    size = tl.abs(x)
+    bits = size.to(tl.uint32, bitcast=True)
+    normal = ((bits + 524287 + ((bits >> 20) & 1)) >> 20).to(tl.int32) - 960
+    small = ((size * 512.0 + 8388608.0) - 8388608.0).to(tl.int32)
+    code = tl.where(size < 0.015625, small, normal)
+    code = tl.where(x == x, tl.where(code > 126, 126, code), 127)
+    return (code + tl.where((x < 0.0) & (code > 0), 128, 0)).to(tl.uint8)
+''',
     "less_128": """@triton.jit
 def less_128(x):
     return (x.to(tl.int32) - 128).to(tl.int8)
@@ -68,10 +89,15 @@ def narrowed(x):
 }
 """Functions that a kernel brings along if it needs them."""
 
+FLOAT8, HALVED_FLOAT8 = "tl.float8e4nv", "tl.float8e4b8"
+"""Eight-bit floats of most devices, and of those to which the same bits mean half as much (and the bits of -0 NaN, so
+that no zero has a sign)."""
+
 INTERPRETED_CASTS: dict[tuple[str, str], str] = {
     ("bf16", "f32"): "widened",
     ("f32", "bf16"): "narrowed",
     ("u8", "i8"): "less_128",
+    ("f32", "f8_e4m3"): "narrowed8",
 }
 """Casts that Triton's interpreter gets wrong (halves to even, denormals, signs), and what to use there."""
 
@@ -162,11 +188,21 @@ INTEGER_IDENTITY: dict[str, str] = {"sum": "0", "max": "-2147483648", "min": "21
 TYPES: dict[str, str] = {
     "f32": "tl.float32",
     "bf16": "tl.bfloat16",
+    "f16": "tl.float16",
+    "f8_e4m3": "tl.float8e4nv",
     "i1": "tl.int1",
     "i8": "tl.int8",
     "u8": "tl.uint8",
     "i32": "tl.int32",
 }
 
-POINTERS: dict[str, str] = {"f32": "*fp32", "bf16": "*bf16", "i8": "*i8", "u8": "*u8", "i32": "*i32"}
+POINTERS: dict[str, str] = {
+    "f32": "*fp32",
+    "bf16": "*bf16",
+    "f16": "*fp16",
+    "f8_e4m3": "*u8",
+    "i8": "*i8",
+    "u8": "*u8",
+    "i32": "*i32",
+}
 """How a signature spells a pointer to an element."""

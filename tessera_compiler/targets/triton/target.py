@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from tessera_compiler.module import CompiledTarget, WeightRecipe
-from tessera_compiler.schedule.physical import weight_shape
+from tessera_compiler.schedule.physical import IN_WORDS, weight_shape
 from tessera_compiler.targets.triton.architectures import Architecture, architecture_of
+from tessera_compiler.targets.triton.drawing.plan import DrawingPlan, plan_drawing, with_drawing_buffers
 from tessera_compiler.targets.triton.emission import emit_source
+from tessera_compiler.targets.triton.functions import FLOAT8
 from tessera_compiler.targets.triton.toolchain import CompiledKernel, Job, compile_all
+from tessera_compiler.tile import dialect as tile
 from tessera_compiler.tile.lowering.device_attention import PARTIALS
 from tessera_compiler.tile.lowering.device_context import (
     BLOCK_TOKENS,
@@ -22,8 +25,8 @@ from tessera_compiler.tile.lowering.device_context import (
     PARTIAL_SINGLES,
     DeviceCacheLayer,
 )
+from tessera_compiler.tile.lowering.device_linear import SPLIT_SUMS
 from tessera_compiler.tile.lowering.device_lower import DeviceProgram, DeviceVariant
-from tessera_compiler.tile.lowering.device_rows import FEEDBACK, FEEDBACK_WORDS
 from tessera_compiler.tile.types import BYTES
 
 GPU_ABI = 1
@@ -39,16 +42,21 @@ class _Kernel:
     """A kernel of one target: its Tile IR's symbol with the options that it is compiled with."""
 
     name: str
-    variant: DeviceVariant
     tuned: bool | None
     job: Job
+    lowered: tile.KernelOp | None
+    """None: it was written by hand."""
 
 
 def compile_triton(
     description: Mapping[str, Any], recipes: tuple[WeightRecipe, ...], lowered: DeviceProgram, targets: tuple[str, ...]
 ) -> tuple[CompiledTarget, ...]:
     """One target for each name, all kernels compiled in one go."""
-    kernels = {target: _kernels(lowered, architecture_of(target)) for target in targets}
+    drawing = _drawing(description, lowered)
+    kernels = {
+        target: _kernels(lowered, architecture_of(target)) | _kernels_that_draw(drawing, architecture_of(target))
+        for target in targets
+    }
     jobs = [kernel.job for target in targets for kernel in kernels[target].values()]
     compiled = iter(compile_all(jobs))
     return tuple(
@@ -69,11 +77,18 @@ def _kernels(lowered: DeviceProgram, architecture: Architecture) -> dict[str, _K
         for stage in group.stages:
             for variant in stage.variants[architecture.target]:
                 if variant.kernel is not None:
-                    source = emit_source(variant.kernel, dependent=architecture.dependent)
+                    source = emit_source(
+                        variant.kernel, dependent=architecture.dependent, float8=architecture.float8 or FLOAT8
+                    )
                     name = _name(variant)
                     job = Job(source, architecture, variant.warps, variant.stages)
-                    kernels[name] = _Kernel(name, variant, group.tuned, job)
+                    kernels[name] = _Kernel(name, group.tuned, job, variant.kernel)
     return kernels
+
+
+def _kernels_that_draw(drawing: DrawingPlan, architecture: Architecture) -> dict[str, _Kernel]:
+    jobs = drawing.jobs(architecture)
+    return {stage.name: _Kernel(stage.name, None, jobs[stage.name], stage.kernel) for stage in drawing.stages}
 
 
 def _name(variant: DeviceVariant) -> str:
@@ -126,14 +141,16 @@ def describe_launches(
     description: Mapping[str, Any], recipes: tuple[WeightRecipe, ...], lowered: DeviceProgram, target: str
 ) -> dict[str, Any]:
     """All of a program but its code: what is launched, on what, in what order."""
-    buffers, partials, extent = _buffers(description, lowered)
+    buffers, shared, extent = _buffers(description, lowered)
+    drawing = _drawing(description, lowered)
+    buffers, arena = with_drawing_buffers(drawing, buffers, {**description["arena"], "bytes": extent})
     return {
         **description,
         "abi": GPU_ABI,
         "target": target,
         "weights": _weights(description, recipes),
         "buffers": buffers,
-        "arena": {**description["arena"], "bytes": extent},
+        "arena": arena,
         "cache": _cache(description, lowered),
         "groups": {
             stage.name: {
@@ -144,12 +161,13 @@ def describe_launches(
             }
             for group in lowered.groups.values()
             for stage in group.stages
-        },
-        "launches": _launches(description, lowered, partials),
+        }
+        | drawing.groups(),
+        "launches": _launches(description, lowered, shared),
         "layers": _layers(description, lowered),
         "tensor_maps": [],
-        "drawing": None,
-        "seats": [{"name": FEEDBACK.partition(":")[2], "row_bytes": 4 * FEEDBACK_WORDS}],
+        "drawing": drawing.launches(),
+        "seats": drawing.seats(),
         "graph_tokens": list(GRAPH_TOKENS),
     }
 
@@ -185,32 +203,47 @@ def _weights(description: Mapping[str, Any], recipes: tuple[WeightRecipe, ...]) 
         elements = 1
         for extent in weight_shape(recipe.shape, recipe.layout):
             elements *= extent
-        weights.append({**entry, "bytes": elements * BYTES[recipe.dtype]})
+        size = BYTES["i32" if recipe.layout in IN_WORDS else recipe.dtype]
+        weights.append({**entry, "bytes": elements * size})
     return weights
 
 
-def _buffers(description: Mapping[str, Any], lowered: DeviceProgram) -> tuple[list[dict[str, Any]], int, int]:
-    """The buffers with that of the partials, its index, and the bytes of the arena that do not grow with the step."""
-    buffers = list(description["buffers"])
-    if not lowered.partial_width:
-        return buffers, -1, 0
-    row_bytes = -(-lowered.partial_width * 4 // 64) * 64
-    rows = PARTIAL_SINGLES * PARTIAL_CHUNKS
-    size = -(-rows * row_bytes // ARENA_ALIGNMENT) * ARENA_ALIGNMENT
+def _buffers(
+    description: Mapping[str, Any], lowered: DeviceProgram
+) -> tuple[list[dict[str, Any]], dict[str, int], int]:
+    """The buffers with those that only stages of a group share, the index of each of these by its name, and the bytes
+    of the arena that do not grow with the step."""
+    shared = {
+        PARTIALS: (PARTIAL_SINGLES * PARTIAL_CHUNKS, lowered.partial_width),
+        SPLIT_SUMS: (lowered.split_rows, lowered.split_width),
+    }
+    added: list[dict[str, Any]] = []
+    size = 0
+    for name, (rows, width) in shared.items():
+        if width:
+            row_bytes = -(-width * 4 // 64) * 64
+            added.append(
+                {
+                    "name": name,
+                    "dtype": "f32",
+                    "shape": [width],
+                    "row_bytes": row_bytes,
+                    "rows": rows,
+                    "offset": {"tokens": 0, "logit_rows": 0, "bytes": size},
+                }
+            )
+            size += -(-rows * row_bytes // ARENA_ALIGNMENT) * ARENA_ALIGNMENT
     buffers = [
-        {**buffer, "offset": {**buffer["offset"], "bytes": buffer["offset"]["bytes"] + size}} for buffer in buffers
+        {**buffer, "offset": {**buffer["offset"], "bytes": buffer["offset"]["bytes"] + size}}
+        for buffer in description["buffers"]
     ]
-    buffers.append(
-        {
-            "name": PARTIALS,
-            "dtype": "f32",
-            "shape": [lowered.partial_width],
-            "row_bytes": row_bytes,
-            "rows": rows,
-            "offset": {"tokens": 0, "logit_rows": 0, "bytes": 0},
-        }
-    )
-    return buffers, len(buffers) - 1, size
+    places = {entry["name"]: len(buffers) + number for number, entry in enumerate(added)}
+    return [*buffers, *added], places, size
+
+
+def _drawing(description: Mapping[str, Any], lowered: DeviceProgram) -> DrawingPlan:
+    buffers, _, _ = _buffers(description, lowered)
+    return plan_drawing(buffers, description["output"], description["limits"]["max_tokens"])
 
 
 def _cache(description: Mapping[str, Any], lowered: DeviceProgram) -> dict[str, Any]:
@@ -227,17 +260,19 @@ def _cache(description: Mapping[str, Any], lowered: DeviceProgram) -> dict[str, 
     }
 
 
-def _launches(description: Mapping[str, Any], lowered: DeviceProgram, partials: int) -> list[dict[str, Any]]:
+def _launches(
+    description: Mapping[str, Any], lowered: DeviceProgram, shared: Mapping[str, int]
+) -> list[dict[str, Any]]:
     launches = []
     for launch, name, arguments in zip(description["launches"], lowered.names, lowered.arguments, strict=True):
         group = lowered.groups[name]
         first = arguments.inputs + len(arguments.caches)
         before, results = launch["args"][:first], launch["args"][first:]
         for stage in group.stages:
-            extras = [f"buffer:{partials}" if extra == PARTIALS else extra for extra in stage.extras]
+            extras = [f"buffer:{shared[extra]}" if extra in shared else extra for extra in stage.extras]
             written = [int(each.partition(":")[2]) for each in results]
-            if PARTIALS in stage.extras and not stage.name.endswith("fold"):
-                written.append(partials)
+            if not stage.name.endswith("fold"):
+                written += [shared[extra] for extra in stage.extras if extra in shared]
             launches.append(
                 {
                     "group": stage.name,

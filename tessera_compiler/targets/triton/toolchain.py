@@ -42,6 +42,8 @@ class Job:
     architecture: Architecture
     warps: int
     stages: int
+    registers: int = 0
+    """The most that a thread may have, for a compiler that would rather keep values in memory; 0: as it likes."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -50,6 +52,8 @@ class Job:
         if self.architecture.backend == "hip":
             # One shape of matrix instruction, so that every blocking adds in the same order.
             options["matrix_instr_nonkdim"] = 16
+        elif self.registers:
+            options["maxnreg"] = self.registers
         return options
 
 
@@ -156,6 +160,11 @@ def _result(folder: Path, number: int, job: Job) -> CompiledKernel:
 
 
 def _check(kernel: CompiledKernel, job: Job, where: str) -> None:
+    if b"\ttrap;" in kernel.ptx:
+        raise KernelNotCompiled(
+            f"Triton makes of {where} a kernel that does nothing but fail, as when the matrix units' memory is too "
+            "small for it. Report it with the model's name; smaller blocks may do (tessera autotune)."
+        )
     most = job.architecture.shared_bytes
     if kernel.shared_bytes > most:
         raise KernelTooLarge(

@@ -14,11 +14,15 @@ from tessera_compiler.graph.types import rows_of, type_of
 from tessera_compiler.schedule import dialect as schedule
 from tessera_compiler.schedule.physical import BLOCK_TOKENS, LINE, buffer_of, input_buffer, is_input, weight_buffer
 from tessera_compiler.schedule.views import View, row_shape
+from tessera_compiler.tile.lowering.chunk_sizes import partial_buffer
 from tessera_compiler.tile.panels import LANES
 from tessera_compiler.tile.types import BYTES, buffer_type
 
-CACHE_PACKED = {"f32": 1, "bf16": 2}
+CACHE_PACKED = {"f32": 1, "bf16": 2, "i8": 4}
 """How deep the panels of a cache are, by its element."""
+
+SCALE = "_scale"
+"""What is added to the name of a part of the cache to name its scales."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +35,39 @@ class CacheLayer:
     element: str
     key_offset: int
     value_offset: int
+    key_scale_offset: int = 0
+    value_scale_offset: int = 0
+    """Where the scales lie, if the element is `i8`: one for each head and position."""
+
+    @property
+    def quantized(self) -> bool:
+        return self.element == "i8"
+
+    def element_of(self, part: str) -> str:
+        """What a kernel sees there. Of bytes, keys are multiplied with signed ones, and so have no sign themselves."""
+        if part.endswith(SCALE):
+            return "f32"
+        return "u8" if self.quantized and part == "key" else self.element
 
     @property
     def packed(self) -> int:
         """How many neighbours of the axis that is summed over lie side by side."""
         return CACHE_PACKED[self.element]
 
+    def head_step(self, part: str) -> int:
+        """From one head's part in a block to the next one's, in elements of the part. Bytes of a head lie together."""
+        if self.quantized:
+            return self.head_bytes // BYTES[self.element_of(part)]
+        return self.key_elements if part == "key" else self.value_elements
+
+    @property
+    def head_bytes(self) -> int:
+        """What a head takes in a block, if the element is `i8`."""
+        return self.key_elements + self.value_elements + 2 * BLOCK_TOKENS * BYTES["f32"]
+
     @property
     def key_elements(self) -> int:
-        """From one head's keys in a block to the next one's."""
+        """Of one head in a block."""
         return -(-self.key_dim // self.packed) * self.packed * BLOCK_TOKENS
 
     @property
@@ -63,11 +91,19 @@ class CachePlan:
         for _, parts in sorted(shapes.items()):
             (heads, key_dim, element), (_, value_dim, _) = parts["key"], parts["value"]
             layer = CacheLayer(heads, key_dim, value_dim, element, 0, 0)
-            places = []
-            for elements in (layer.key_elements, layer.value_elements):
-                places.append(offset)
-                offset += -(-heads * elements * BYTES[element] // LINE) * LINE
-            layers.append(replace(layer, key_offset=places[0], value_offset=places[1]))
+            places: dict[str, int] = {}
+            start = offset
+            if layer.quantized:
+                # In the order in which they are read, so that a head is one stretch of memory.
+                for part in ("key", f"key{SCALE}", f"value{SCALE}", "value"):
+                    places[f"{part}_offset"] = start
+                    start += BLOCK_TOKENS * BYTES["f32"] if part.endswith(SCALE) else layer.key_elements
+                offset += heads * layer.head_bytes
+            else:
+                for part, elements in (("key", layer.key_elements), ("value", layer.value_elements)):
+                    places[f"{part}_offset"] = offset
+                    offset += -(-heads * elements * BYTES[element] // LINE) * LINE
+            layers.append(replace(layer, **places))  # type: ignore[arg-type]
         return CachePlan(tuple(layers), offset)
 
     def buffer(self, element: str) -> MemRefType[Attribute]:
@@ -82,30 +118,35 @@ class GroupArguments:
 
     buffers: tuple[MemRefType[Attribute], ...]
     caches: tuple[tuple[str, int], ...]
-    """(`key` or `value`, cache) for each cache parameter."""
+    """(`key`, `value`, `key_scale` or `value_scale`; cache) for each cache parameter."""
     layers: tuple[CacheLayer, ...]
     """The layer of each of them."""
     inputs: int
     tiles: bool
     """Whether the kernel takes the program's input `tiles`."""
+    partials: bool
+    """Whether it takes the program's scratch memory, for what chunks of a context come to."""
 
     @staticmethod
     def of(group: schedule.GroupOp, plan: CachePlan) -> GroupArguments:
         buffers = [_input_buffer(value) for value in group.inputs]
         caches: list[tuple[str, int]] = []
         for op in group.body.block.ops:
-            if isinstance(op, schedule.CacheWriteOp):
-                caches.append((op.part.data, op.cache.value.data))
-            elif isinstance(op, schedule.AttendOp):
-                caches += [("key", op.cache.value.data), ("value", op.cache.value.data)]
-        for _, cache in caches:
-            buffers.append(plan.buffer(plan.layers[cache].element))
-        tiles = any(isinstance(op, schedule.AttendOp) for op in group.body.block.ops)
-        if tiles:
-            buffers.append(buffer_type([None], "i32"))
+            if not isinstance(op, schedule.CacheWriteOp | schedule.AttendOp):
+                continue
+            cache = op.cache.value.data
+            parts = [op.part.data] if isinstance(op, schedule.CacheWriteOp) else ["key", "value"]
+            if plan.layers[cache].quantized:
+                parts += [part + SCALE for part in parts]
+            caches += [(part, cache) for part in parts]
+        for part, cache in caches:
+            buffers.append(plan.buffer(plan.layers[cache].element_of(part)))
+        attended = [op for op in group.body.block.ops if isinstance(op, schedule.AttendOp)]
+        for op in attended:
+            buffers += [buffer_type([None], "i32"), partial_buffer(op.value_dim.value.data)]
         buffers += [buffer_of(type_of(result)) for result in group.results_]
         layers = tuple(plan.layers[cache] for _, cache in caches)
-        return GroupArguments(tuple(buffers), tuple(caches), layers, len(group.inputs), tiles)
+        return GroupArguments(tuple(buffers), tuple(caches), layers, len(group.inputs), bool(attended), bool(attended))
 
     def cache_parameter(self, part: str, cache: int) -> int:
         return self.inputs + self.caches.index((part, cache))
@@ -117,8 +158,12 @@ class GroupArguments:
     def tiles_parameter(self) -> int:
         return self.inputs + len(self.caches)
 
+    @property
+    def partials_parameter(self) -> int:
+        return self.tiles_parameter + int(self.tiles)
+
     def result_parameter(self, index: int) -> int:
-        return self.inputs + len(self.caches) + int(self.tiles) + index
+        return self.partials_parameter + int(self.partials) + index
 
 
 def _input_buffer(value: SSAValue) -> MemRefType[Attribute]:

@@ -100,9 +100,10 @@ class DeviceArguments(GroupArguments):
     ) -> DeviceArguments:
         plain = GroupArguments.of(group, plan)
         first = plain.inputs + len(plain.caches)
-        buffers = [*plain.buffers[:first], *extras.values(), *plain.buffers[first + int(plain.tiles) :]]
+        buffers = [*plain.buffers[:first], *extras.values(), *plain.buffers[plain.result_parameter(0) :]]
         names = tuple(extras)
-        return DeviceArguments(tuple(buffers), plain.caches, plain.layers, plain.inputs, False, names, chunk_tokens)
+        shared = plain.caches, plain.layers, plain.inputs, False, False
+        return DeviceArguments(tuple(buffers), *shared, names, chunk_tokens)
 
 
 def integers() -> MemRefType[Attribute]:

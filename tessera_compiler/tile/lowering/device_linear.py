@@ -1,15 +1,19 @@
 """Lowers groups of kind `linear` for a device: a block of tokens by a block of outputs, in rounds over the columns,
-then what follows element by element."""
+then what follows element by element.
+
+Where a product's columns are cut into parts, each part is added on its own and then the parts in order. One kernel
+does all of it; for few rows there are two, of which the first leaves the sums of each part in a buffer, computed side
+by side, and the second goes on from them. Both add the same numbers in the same order.
+"""
 
 from __future__ import annotations
 
-from xdsl.ir import BlockArgument, Operation, SSAValue
+from xdsl.ir import Operation, SSAValue
 
-from tessera_compiler.errors import UnsupportedOperation
 from tessera_compiler.graph import dialect as graph
 from tessera_compiler.graph.types import rows_of, type_of
 from tessera_compiler.schedule import dialect as schedule
-from tessera_compiler.schedule.passes.plan_device_tiles import DeviceBlocking
+from tessera_compiler.schedule.device_blocking import SPLIT_TOKENS, DeviceBlocking
 from tessera_compiler.schedule.passes.plan_tiles import output_panels
 from tessera_compiler.schedule.physical import PANEL
 from tessera_compiler.schedule.views import VIEW_OPERATIONS
@@ -17,37 +21,117 @@ from tessera_compiler.tile import dialect as tile
 from tessera_compiler.tile.builder import KernelBuilder
 from tessera_compiler.tile.lowering.context import resolve_static, resolve_view
 from tessera_compiler.tile.lowering.device_context import DeviceArguments
+from tessera_compiler.tile.lowering.device_products import Product, Tiles, product_of
 from tessera_compiler.tile.lowering.elementwise import emit_elementwise, scalar
 from tessera_compiler.tile.lowering.quantizing import quantize_group
 
+SPLIT_SUMS = "split_sums"
+"""The buffer of the sums of parts: row `SPLIT_TOKENS p + t` for part p of row t, a column for each output."""
+
 
 def lower_device_linear(
-    group: schedule.GroupOp, arguments: DeviceArguments, symbol: str, blocking: DeviceBlocking
+    group: schedule.GroupOp, arguments: DeviceArguments, symbol: str, blocking: DeviceBlocking, splits: int = 1
 ) -> tile.KernelOp:
-    return _DeviceLinearLowering(group, arguments, symbol, blocking).run()
+    """The whole of a group in one kernel."""
+    lowering = _DeviceLinearLowering(group, arguments, symbol, blocking)
+    return lowering.whole(splits)
+
+
+def lower_device_parts(
+    group: schedule.GroupOp, arguments: DeviceArguments, symbol: str, blocking: DeviceBlocking, splits: int
+) -> tile.KernelOp:
+    """The sums of each part of the columns, for at most `SPLIT_TOKENS` rows."""
+    return _DeviceLinearLowering(group, arguments, symbol, blocking, [splits]).parts_apart(splits)
+
+
+def lower_device_fold(
+    group: schedule.GroupOp, arguments: DeviceArguments, symbol: str, blocking: DeviceBlocking, splits: int
+) -> tile.KernelOp:
+    """What follows the sums of the parts."""
+    return _DeviceLinearLowering(group, arguments, symbol, blocking).fold(splits)
 
 
 class _DeviceLinearLowering:
     """The two sides of a gate are parts of one product: their sums are made in the same rounds, side by side."""
 
     def __init__(
-        self, group: schedule.GroupOp, arguments: DeviceArguments, symbol: str, blocking: DeviceBlocking
+        self,
+        group: schedule.GroupOp,
+        arguments: DeviceArguments,
+        symbol: str,
+        blocking: DeviceBlocking,
+        apart: list[int] | None = None,
     ) -> None:
         self._group, self._arguments, self._blocking = group, arguments, blocking
         self._product = next(op for op in group.body.block.ops if isinstance(op, schedule.MatmulOp))
-        self._parts = [op for op in group.body.block.ops if _is_part(op, self._product)]
+        self._sides = [op for op in group.body.block.ops if _is_part(op, self._product)]
         rows = rows_of(type_of(self._product.result)) or "T"
-        self._depth = type_of(self._product.arguments[1]).get_shape()[1]
         grid: list[str | int] = [f"{rows}/{blocking.rows}", output_panels(group) * PANEL // blocking.outputs]
-        self._builder = builder = KernelBuilder(symbol, grid, arguments.buffers)
+        self._builder = builder = KernelBuilder(symbol, [*grid, *(apart or [])], arguments.buffers)
         self._first_row = builder.index("mul", builder.program_id(0), blocking.rows)
         self._first_output = builder.index("mul", builder.program_id(1), blocking.outputs)
         limit = builder.tokens if rows == "T" else builder.logit_rows
         self._count = builder.index("sub", limit, self._first_row)
         self._zero = builder.constant(0)
         self._values: dict[SSAValue, SSAValue] = {}
+        starts = [side.values["start"] for side in self._sides] or [0]
+        self._firsts = [builder.index("add", self._first_output, start) for start in starts]
 
-    def run(self) -> tile.KernelOp:
+    def whole(self, splits: int) -> tile.KernelOp:
+        product = self._make_product()
+        columns = product.depth // splits
+        product.prefetch(self._zero, columns)
+        if splits == 1:
+            return self._follow(product.finish(product.turned(product.add(self._zero, columns, product.empty()))))
+
+        def fold(part: SSAValue, total: Tiles) -> Tiles:
+            first = self._builder.index("mul", part, columns)
+            return self._added(total, product.add(first, columns, product.empty()))
+
+        total = self._builder.loop(self._zero, self._builder.constant(splits), 1, product.empty(), fold)
+        return self._follow(product.finish(product.turned(total)))
+
+    def parts_apart(self, splits: int) -> tile.KernelOp:
+        builder = self._builder
+        product = self._make_product()
+        columns = product.depth // splits
+        part = builder.program_id(2)
+        first_column = builder.index("mul", part, columns)
+        product.prefetch(first_column, columns)
+        sums = product.turned(product.add(first_column, columns, product.empty()))
+        row = builder.index("add", builder.index("mul", part, SPLIT_TOKENS), self._first_row)
+        for first, each in zip(self._firsts, sums, strict=True):
+            builder.store_block(each, self._split_sums, row, first, count=self._count, row_step=1, lane_step=1)
+        return builder.finish()
+
+    def fold(self, splits: int) -> tile.KernelOp:
+        product = self._make_product()
+        shape = (self._blocking.rows, self._blocking.outputs)
+        total = [self._builder.full(0.0, shape) for _ in self._firsts]
+        for part in range(splits):
+            total = self._added(total, self._sums_of(part))
+        return self._follow(product.finish(total))
+
+    @property
+    def _split_sums(self) -> SSAValue:
+        return self._builder.buffers[self._arguments.extra_parameter(SPLIT_SUMS)]
+
+    def _sums_of(self, part: int) -> Tiles:
+        row = self._builder.index("add", self._first_row, part * SPLIT_TOKENS)
+        shape = (self._blocking.rows, self._blocking.outputs)
+        return [
+            self._builder.load_block(self._split_sums, row, first, shape, count=self._count, row_step=1, lane_step=1)
+            for first in self._firsts
+        ]
+
+    def _added(self, total: Tiles, sums: Tiles) -> Tiles:
+        return [self._builder.binary("add", *pair) for pair in zip(total, sums, strict=True)]
+
+    def _make_product(self) -> Product:
+        return product_of(self._builder, self._product, self._blocking, self._rows, self._firsts)
+
+    def _follow(self, products: Tiles) -> tile.KernelOp:
+        """What the group does with its product."""
         columns: dict[SSAValue, SSAValue] = {}
         for op in self._group.body.block.ops:
             if isinstance(op, schedule.YieldOp):
@@ -55,7 +139,8 @@ class _DeviceLinearLowering:
             if isinstance(op, graph.ConstantOp):
                 self._values[op.result] = self._builder.full(scalar(op))
             elif op is self._product:
-                self._multiply()
+                results = [side.results[0] for side in self._sides] or [self._product.result]
+                self._values.update(zip(results, products, strict=True))
             elif isinstance(op, schedule.QuantizeOp):
                 columns.update(self._quantize(op))
             elif not isinstance(op, VIEW_OPERATIONS):
@@ -72,13 +157,6 @@ class _DeviceLinearLowering:
                 lane_step=1,
             )
         return self._builder.finish()
-
-    def _multiply(self) -> None:
-        starts = [part.values["start"] for part in self._parts] or [0]
-        multiply = self._plain if len(self._product.arguments) == 2 else self._quantized
-        results = [part.results[0] for part in self._parts] or [self._product.result]
-        firsts = [self._builder.index("add", self._first_output, start) for start in starts]
-        self._values.update(zip(results, multiply(firsts), strict=True))
 
     def _quantize(self, op: schedule.QuantizeOp) -> dict[SSAValue, SSAValue]:
         """Where the scales and sums go, which are one for each group of columns; a block is one group."""
@@ -116,68 +194,6 @@ class _DeviceLinearLowering:
             row_step=1,
             lane_step=1,
         )
-
-    def _weights(self, value: SSAValue, first: SSAValue, column: SSAValue, depth: int) -> SSAValue:
-        """`[depth, outputs]` of a matrix that lies as `[outputs, columns]`."""
-        assert isinstance(value, BlockArgument)
-        shape = (depth, self._blocking.outputs)
-        return self._builder.load_block(
-            self._builder.buffers[value.index], first, column, shape, column_step=1, lane_row_step=1
-        )
-
-    def _plain(self, firsts: list[SSAValue]) -> list[SSAValue]:
-        builder = self._builder
-        x, weight = self._product.arguments
-
-        def add(column: SSAValue, depth: int, sums: list[SSAValue]) -> list[SSAValue]:
-            left = self._rows(x, column, depth)
-            rights = [self._weights(weight, first, column, depth) for first in firsts]
-            return [builder.dot(left, right, each) for right, each in zip(rights, sums, strict=True)]
-
-        step = self._blocking.depth
-        whole = self._depth // step * step
-        sums = [builder.full(0.0, (self._blocking.rows, self._blocking.outputs)) for _ in firsts]
-        if whole:
-            end = builder.constant(whole)
-            sums = builder.loop(self._zero, end, step, sums, lambda column, carried: add(column, step, carried))
-        if self._depth % step:
-            sums = add(builder.constant(whole), self._depth % step, sums)
-        return sums
-
-    def _quantized(self, firsts: list[SSAValue]) -> list[SSAValue]:
-        """The sum over groups of columns of exact products times the group's scale, times the outputs' scales."""
-        builder = self._builder
-        x, weight, scale, _, scales, *parts = self._product.arguments
-        if parts:
-            raise UnsupportedOperation("weights of four bits are not lowered for devices; pack with int8 or bf16")
-        assert self._product.group is not None
-        group = self._product.group.value.data
-        shape = (self._blocking.rows, self._blocking.outputs)
-
-        def add(number: SSAValue, column: SSAValue, depth: int, sums: list[SSAValue]) -> list[SSAValue]:
-            left, factor = self._rows(x, column, depth), self._rows(scale, number, 1)
-            result = []
-            for first, each in zip(firsts, sums, strict=True):
-                right = builder.cast(self._weights(weight, first, column, depth), "i8")
-                exact = builder.dot(left, right, builder.full(0, shape, "i32"))
-                result.append(builder.binary("add", each, builder.binary("mul", builder.cast(exact, "f32"), factor)))
-            return result
-
-        whole = self._depth // group
-        sums = [builder.full(0.0, shape) for _ in firsts]
-        if whole:
-            sums = builder.loop(
-                self._zero,
-                builder.constant(whole),
-                1,
-                sums,
-                lambda number, carried: add(number, builder.index("mul", number, group), group, carried),
-            )
-        if self._depth % group:
-            sums = add(builder.constant(whole), builder.constant(whole * group), self._depth % group, sums)
-        return [
-            builder.binary("mul", each, self._static(scales, first)) for first, each in zip(firsts, sums, strict=True)
-        ]
 
 
 def _is_part(op: Operation, product: schedule.MatmulOp) -> bool:

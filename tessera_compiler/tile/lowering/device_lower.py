@@ -4,7 +4,7 @@ share them."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xdsl.dialects.builtin import MemRefType, VectorType
 from xdsl.ir import Attribute
@@ -12,7 +12,9 @@ from xdsl.ir import Attribute
 from tessera_compiler.errors import UnsupportedOperation
 from tessera_compiler.graph.types import type_of
 from tessera_compiler.schedule import dialect as schedule
-from tessera_compiler.schedule.passes.plan_device_tiles import DeviceBlocking, device_blockings_of
+from tessera_compiler.schedule.device_blocking import LEAST_ROWS, SPLIT_TOKENS, DeviceBlocking
+from tessera_compiler.schedule.passes.plan_device_tiles import device_blockings_of, device_splits_of
+from tessera_compiler.schedule.physical import padded_rows
 from tessera_compiler.tile import dialect as tile
 from tessera_compiler.tile.lowering.context import CachePlan
 from tessera_compiler.tile.lowering.device_attention import (
@@ -32,7 +34,12 @@ from tessera_compiler.tile.lowering.device_context import (
     device_cache_plan,
     integers,
 )
-from tessera_compiler.tile.lowering.device_linear import lower_device_linear
+from tessera_compiler.tile.lowering.device_linear import (
+    SPLIT_SUMS,
+    lower_device_fold,
+    lower_device_linear,
+    lower_device_parts,
+)
 from tessera_compiler.tile.lowering.device_rows import FEEDBACK, lower_device_rows
 from tessera_compiler.tile.lowering.lower import source_of, structure_of
 from tessera_compiler.tile.types import buffer_type
@@ -87,6 +94,9 @@ class DeviceProgram:
     chunk_tokens: int
     partial_width: int
     """Numbers in a row of the buffer of partials; 0: there is none."""
+    split_rows: int
+    split_width: int
+    """Of the buffer of the sums of parts of products; 0: there is none."""
 
     def kernels(self) -> dict[str, tile.KernelOp]:
         return {
@@ -106,6 +116,7 @@ def lower_for_devices(
     plan = device_cache_plan(groups)
     shapes = [AttentionShape.of(attend_of(group)) for group in groups if group.kind.data == "attention"]
     partial_width = max((shape.partial_width for shape in shapes), default=0)
+    split_rows, split_width = _split_extent(groups, targets)
     lowered: dict[str, DeviceGroup] = {}
     by_key: dict[object, str] = {}
     names, all_arguments = [], []
@@ -120,7 +131,7 @@ def lower_for_devices(
                 if kind == "attention":
                     stages = _attention(group, plan, name, targets, partial_width, chunk_tokens)
                 else:
-                    stages = (_stage(group, plan, name, targets),)
+                    stages = _stages(group, plan, name, targets, (split_rows, split_width))
             except UnsupportedOperation as error:
                 raise UnsupportedOperation(f"no kernel can be made of {source}: {error}") from error
             tuned = group.tuned is not None if kind == "linear" else None
@@ -135,18 +146,34 @@ def lower_for_devices(
         min((shape.tile_tokens for shape in shapes), default=1),
         chunk_tokens,
         partial_width,
+        split_rows,
+        split_width,
     )
 
 
-def _stage(group: schedule.GroupOp, plan: CachePlan, name: str, targets: tuple[str, ...]) -> DeviceStage:
+def _split_extent(groups: list[schedule.GroupOp], targets: tuple[str, ...]) -> tuple[int, int]:
+    """Rows and columns that hold the sums of the parts of each product, one product at a time."""
+    rows, width = 0, 0
+    for group in groups:
+        splits = max((device_splits_of(group, target) for target in targets), default=1)
+        if splits > 1:
+            product = next(op for op in group.body.block.ops if isinstance(op, schedule.MatmulOp))
+            rows = max(rows, splits * SPLIT_TOKENS)
+            width = max(width, padded_rows(type_of(product.result).get_shape()[-1]))
+    return rows, width
+
+
+def _stages(
+    group: schedule.GroupOp, plan: CachePlan, name: str, targets: tuple[str, ...], split: tuple[int, int]
+) -> tuple[DeviceStage, ...]:
     if group.kind.data == "linear":
-        return _linear(group, plan, name, targets)
+        return _linear(group, plan, name, targets, split)
     looks_up = any(isinstance(op, schedule.LookupOp) for op in group.body.block.ops)
     extras = {FEEDBACK: integers()} if looks_up else {}
     arguments = DeviceArguments.with_extras(group, plan, extras)
     kernel = lower_device_rows(group, arguments, name)
     only = (DeviceVariant({}, kernel, warps=_warps_of(kernel)),)
-    return DeviceStage(name, arguments.extras, dict.fromkeys(targets, only))
+    return (DeviceStage(name, arguments.extras, dict.fromkeys(targets, only)),)
 
 
 def _warps_of(kernel: tile.KernelOp) -> int:
@@ -159,23 +186,62 @@ def _warps_of(kernel: tile.KernelOp) -> int:
     return warps
 
 
-def _linear(group: schedule.GroupOp, plan: CachePlan, name: str, targets: tuple[str, ...]) -> DeviceStage:
-    arguments = DeviceArguments.with_extras(group, plan, {})
-    product = next(op for op in group.body.block.ops if isinstance(op, schedule.MatmulOp))
-    rows = "L" if "L" in str(type_of(product.result)).rpartition(",")[2] else "T"
-    made: dict[tuple[int, int, int], tile.KernelOp] = {}
-    result: dict[str, tuple[DeviceVariant, ...]] = {}
-    for target in targets:
+def _linear(
+    group: schedule.GroupOp, plan: CachePlan, name: str, targets: tuple[str, ...], split: tuple[int, int]
+) -> tuple[DeviceStage, ...]:
+    """One stage; or two where some target adds up parts of the columns: the sums of few rows, then what follows."""
+    splits = {target: device_splits_of(group, target) for target in targets}
+    cut = any(count > 1 for count in splits.values())
+    extras = {SPLIT_SUMS: buffer_type(list(split), "f32")} if cut else {}
+    lowering = _LinearVariants(group, DeviceArguments.with_extras(group, plan, extras), name)
+    whole = {target: lowering.of(target, splits[target]) for target in targets}
+    if not cut:
+        return (DeviceStage(name, (), whole),)
+    folds = {target: lowering.fold(target, splits[target]) for target in targets}
+    return (
+        DeviceStage(f"{name}_sums", (SPLIT_SUMS,), whole),
+        DeviceStage(f"{name}_fold", (SPLIT_SUMS,), folds),
+    )
+
+
+class _LinearVariants:
+    """The kernels of one linear map; targets with equal blockings share them."""
+
+    def __init__(self, group: schedule.GroupOp, arguments: DeviceArguments, name: str) -> None:
+        self._group, self._arguments, self._name = group, arguments, name
+        product = next(op for op in group.body.block.ops if isinstance(op, schedule.MatmulOp))
+        self._rows = "L" if "L" in str(type_of(product.result)).rpartition(",")[2] else "T"
+        self._made: dict[str, tile.KernelOp] = {}
+
+    def of(self, target: str, splits: int) -> tuple[DeviceVariant, ...]:
         variants = []
-        for each in device_blockings_of(group, target):
-            shape = (each.rows, each.outputs, each.depth)
-            if shape not in made:
-                symbol = f"{name}_{each.rows}x{each.outputs}x{each.depth}"
-                made[shape] = lower_device_linear(group, arguments, symbol, each)
-            limits = {rows: each.max_tokens} if each.max_tokens else {}
-            variants.append(DeviceVariant(limits, made[shape], each.warps, each.stages, each))
-        result[target] = tuple(variants)
-    return DeviceStage(name, (), result)
+        for each in device_blockings_of(self._group, target):
+            apart = splits > 1 and _adds_apart(each)
+            kernel = self._kernel("parts" if apart else "", each, splits)
+            limits = {self._rows: each.max_tokens} if each.max_tokens else {}
+            variants.append(DeviceVariant(limits, kernel, each.warps, each.stages, each))
+        return tuple(variants)
+
+    def fold(self, target: str, splits: int) -> tuple[DeviceVariant, ...]:
+        apart = [each for each in device_blockings_of(self._group, target) if splits > 1 and _adds_apart(each)]
+        if not apart:
+            return (DeviceVariant({}),)
+        kernel = self._kernel("fold", replace(apart[0], rows=LEAST_ROWS), splits)
+        most = max(each.max_tokens for each in apart)
+        return (DeviceVariant({self._rows: most}, kernel), DeviceVariant({}))
+
+    def _kernel(self, kind: str, each: DeviceBlocking, splits: int) -> tile.KernelOp:
+        cut = f"_{kind or 'of'}{splits}" if splits > 1 else ""
+        symbol = f"{self._name}{cut}_{each.rows}x{each.outputs}x{each.depth}"
+        if symbol not in self._made:
+            lower = {"": lower_device_linear, "parts": lower_device_parts, "fold": lower_device_fold}[kind]
+            self._made[symbol] = lower(self._group, self._arguments, symbol, each, splits)
+        return self._made[symbol]
+
+
+def _adds_apart(blocking: DeviceBlocking) -> bool:
+    """Whether the parts of a product are added side by side, by instances of their own."""
+    return 0 < blocking.max_tokens <= SPLIT_TOKENS
 
 
 def _attention(

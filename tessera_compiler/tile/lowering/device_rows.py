@@ -3,11 +3,12 @@ that it has drawn itself."""
 
 from __future__ import annotations
 
-from xdsl.ir import SSAValue
+from xdsl.ir import Operation, SSAValue
 
 from tessera_compiler.graph.types import type_of
 from tessera_compiler.schedule import dialect as schedule
 from tessera_compiler.tile import dialect as tile
+from tessera_compiler.tile.float8 import LARGEST
 from tessera_compiler.tile.lowering.columns import Columns, Segment
 from tessera_compiler.tile.lowering.device_context import BLOCK_TOKENS, DeviceArguments
 from tessera_compiler.tile.lowering.rows import RowsLowering
@@ -38,6 +39,21 @@ class _DeviceRowsLowering(RowsLowering):
             return values
 
         return Columns(type_of(table).get_shape()[1], take)
+
+    def _operation(self, op: Operation) -> None:
+        if not isinstance(op, schedule.QuantizeFloatOp):
+            super()._operation(op)
+            return
+        builder, functions, x = self._builder, self._functions, self._columns(op.x)
+        largest = functions.reduce("max", functions.map([x], lambda tile: builder.unary("abs", tile)))
+        zero = builder.full(0.0)
+        some = builder.compare("not_equal", largest, zero)
+        inverse = builder.select(some, builder.binary("div", builder.full(LARGEST), largest), zero)
+        scale = builder.binary("mul", largest, 1 / LARGEST)
+        self._values[op.quantized] = functions.map(
+            [x], lambda tile: builder.cast(builder.binary("mul", tile, inverse), "f8_e4m3")
+        )
+        self._values[op.scale] = Columns(1, lambda _: scale)
 
     def _token_id(self, given: SSAValue) -> SSAValue:
         """The id itself, or that which was drawn last in the seat that a negative one names."""

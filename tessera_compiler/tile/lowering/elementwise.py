@@ -43,7 +43,7 @@ def emit_elementwise(builder: KernelBuilder, op: Operation, tiles: Sequence[SSAV
     if isinstance(op, schedule.CopyOp):
         return tiles[0]
     if isinstance(op, schedule.RoundOp):
-        return builder.cast(tiles[0], "bf16")
+        return builder.cast(tiles[0], op.values.get("element", "bf16"))
     if isinstance(op, graph.CastOp):
         target = schedule_element(op)
         return _cast(builder, tiles[0], target)

@@ -1,5 +1,5 @@
 """Lowers groups of kind `linear`: a block of tokens by a block of outputs, all of k, then what follows element by
-element."""
+element or head by head."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tessera_compiler.graph import dialect as graph
 from tessera_compiler.graph.base import GraphOp
 from tessera_compiler.graph.types import rows_of, type_of
 from tessera_compiler.schedule import dialect as schedule
+from tessera_compiler.schedule.heads import heads_in
 from tessera_compiler.schedule.passes.plan_tiles import Blocking, output_panels
 from tessera_compiler.schedule.physical import PACKED, PANEL
 from tessera_compiler.schedule.views import VIEW_OPERATIONS
@@ -19,6 +20,7 @@ from tessera_compiler.tile import dialect as tile
 from tessera_compiler.tile.builder import KernelBuilder
 from tessera_compiler.tile.lowering.context import GroupArguments, resolve_static, resolve_view
 from tessera_compiler.tile.lowering.elementwise import emit_elementwise, is_elementwise, scalar
+from tessera_compiler.tile.lowering.heads import TokenRows, store_heads
 from tessera_compiler.tile.lowering.quantizing import quantize_group
 
 
@@ -28,6 +30,7 @@ def lower_linear(group: schedule.GroupOp, arguments: GroupArguments, symbol: str
 
 class _LinearLowering:
     """A block of outputs is computed piece by piece: all of it, or one group of columns that share a scale or a peak.
+    If it is heads, it is computed at once, and what follows is done for one of them after the other.
 
     Values are asked for, with their place relative to the block's first output: the two sides of a gate are parts of
     one product, at different places.
@@ -63,6 +66,13 @@ class _LinearLowering:
 
     def run(self) -> tile.KernelOp:
         width = self._shape[1]
+        heads = heads_in(self._group)
+        if heads:
+            block = self._value(heads[0].row, 0)
+            first = self._builder.index("mul", self._builder.program_id(1), width // heads[0].width)
+            rows = TokenRows(self._first_row, self._shape[0], self._limit)
+            store_heads(self._group, self._arguments, self._builder, rows, block, first)
+            return self._builder.finish()
         grouping = self._quantize or self._peaks
         piece = width if grouping is None else grouping.group.value.data
         self._shape = (self._shape[0], piece)

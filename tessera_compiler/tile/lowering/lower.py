@@ -11,6 +11,7 @@ from tessera_compiler.schedule import dialect as schedule
 from tessera_compiler.schedule.passes.plan_tiles import Blocking, blockings_of
 from tessera_compiler.tile import dialect as tile
 from tessera_compiler.tile.lowering.attention import lower_attention
+from tessera_compiler.tile.lowering.chunk_sizes import CHUNK_BLOCKS, MOST_TOKENS
 from tessera_compiler.tile.lowering.context import CachePlan, GroupArguments
 from tessera_compiler.tile.lowering.linear import lower_linear
 from tessera_compiler.tile.lowering.rows import lower_rows
@@ -26,6 +27,14 @@ class Variant:
     max_tokens: int
     kernel: tile.KernelOp
     blocking: Blocking | None = None
+    min_width: int = 0
+    """And of block tables of at least so many columns."""
+    then: tile.KernelOp | None = None
+    """A second kernel, run when all of the first is done."""
+
+    @property
+    def kernels(self) -> tuple[tile.KernelOp, ...]:
+        return (self.kernel,) if self.then is None else (self.kernel, self.then)
 
 
 @dataclass(frozen=True)
@@ -50,10 +59,11 @@ class LoweredProgram:
 
     def kernels(self) -> dict[str, tile.KernelOp]:
         return {
-            variant.kernel.symbol: variant.kernel
+            kernel.symbol: kernel
             for group in self.groups.values()
             for variants in group.variants.values()
             for variant in variants
+            for kernel in variant.kernels
         }
 
 
@@ -89,10 +99,12 @@ def lower_groups(groups: list[schedule.GroupOp], classes: tuple[str, ...]) -> Lo
 def _variants(
     group: schedule.GroupOp, arguments: GroupArguments, name: str, classes: tuple[str, ...]
 ) -> dict[str, tuple[Variant, ...]]:
-    if group.kind.data != "linear":
-        lower = lower_rows if group.kind.data == "rows" else lower_attention
-        only = (Variant(0, lower(group, arguments, name)),)
-        return dict.fromkeys(classes, only)
+    if group.kind.data == "rows":
+        return dict.fromkeys(classes, (Variant(0, lower_rows(group, arguments, name)),))
+    if group.kind.data == "attention":
+        of_attention = lower_attention(group, arguments, name)
+        shared = Variant(MOST_TOKENS, of_attention.parts, min_width=CHUNK_BLOCKS + 1, then=of_attention.fold)
+        return dict.fromkeys(classes, (shared, Variant(0, of_attention.whole)))
     made: dict[tuple[int, int, int], tile.KernelOp] = {}
     result = {}
     for cpu_class in classes:

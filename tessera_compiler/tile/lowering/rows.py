@@ -13,14 +13,16 @@ from tessera_compiler.errors import UnsupportedOperation
 from tessera_compiler.graph import dialect as graph
 from tessera_compiler.graph.types import rows_of, type_of
 from tessera_compiler.schedule import dialect as schedule
-from tessera_compiler.schedule.physical import BLOCK_TOKENS, is_input, row_elements
+from tessera_compiler.schedule.physical import is_input, row_elements
 from tessera_compiler.schedule.views import VIEW_OPERATIONS, View, row_shape
 from tessera_compiler.tile import dialect as tile
 from tessera_compiler.tile.builder import KernelBuilder
-from tessera_compiler.tile.lowering.columns import Columns, Segment, common_segments
+from tessera_compiler.tile.lowering.cache_writing import Piece, places_of, write_head
+from tessera_compiler.tile.lowering.columns import Columns, Segment
 from tessera_compiler.tile.lowering.context import GroupArguments, resolve_static, resolve_view
 from tessera_compiler.tile.lowering.elementwise import emit_elementwise, is_elementwise, scalar
 from tessera_compiler.tile.lowering.quantizing import quantize_group
+from tessera_compiler.tile.lowering.row_functions import RowFunctions
 from tessera_compiler.tile.types import element_name
 
 _REDUCTIONS: dict[type[Operation], str] = {
@@ -40,6 +42,7 @@ class RowsLowering:
         self._arguments = arguments
         rows, self._prefix = _space(group)
         self._builder = KernelBuilder(symbol, [rows, *self._prefix], arguments.buffers)
+        self._functions = RowFunctions(self._builder)
         self._row = self._builder.program_id(0)
         self._indices = [self._builder.program_id(axis + 1) for axis in range(len(self._prefix))]
         self._values: dict[SSAValue, Columns] = {}
@@ -129,7 +132,7 @@ class RowsLowering:
             element = "i32" if "i32" in str(type_of(op.result).get_element_type()) else "f32"
             self._values[op.result] = Columns(1, lambda _: self._builder.full(number, (1, 1), element))
         elif is_elementwise(op):
-            self._values[op.results[0]] = self._map(
+            self._values[op.results[0]] = self._functions.map(
                 [self._columns(operand) for operand in op.operands],
                 lambda *tiles: emit_elementwise(self._builder, op, tiles),
             )
@@ -154,89 +157,23 @@ class RowsLowering:
     def _row_function(self, op: Operation) -> Columns:
         x = self._columns(op.operands[0])
         if type(op) in _REDUCTIONS:
-            total = self._reduce(_REDUCTIONS[type(op)], x)
+            total = self._functions.reduce(_REDUCTIONS[type(op)], x)
             if isinstance(op, graph.ReduceMeanOp):
                 total = self._builder.binary("mul", total, 1 / x.width)
             return Columns(1, lambda _: total)
         if isinstance(op, graph.RmsNormOp):
-            return self._rms_norm(op, x)
+            return self._functions.rms_norm(op, x, None if op.weight is None else self._columns(op.weight))
         if isinstance(op, graph.LayerNormOp):
-            return self._layer_norm(op, x)
+            return self._functions.layer_norm(op, x, [self._columns(parameter) for parameter in op.parameters])
         if isinstance(op, graph.SoftmaxOp):
-            return self._softmax(x)
+            return self._functions.softmax(x)
         if isinstance(op, graph.RopeOp):
-            return self._rope(op, x)
+            return self._functions.rope(op, x, self._columns(op.cos), self._columns(op.sin))
         raise UnsupportedOperation(f"{op.name} has no lowering to rows. Report the model.")
 
     def _group_input(self, value: SSAValue) -> SSAValue:
         assert isinstance(value, BlockArgument)
         return self._builder.buffers[value.index]
-
-    def _map(self, operands: list[Columns], function: Callable[..., SSAValue]) -> Columns:
-        width = max(operand.width for operand in operands)
-        return Columns(
-            width,
-            lambda segment: function(*[operand.take(segment) for operand in operands]),
-            common_segments(width, operands),
-        )
-
-    def _unary(self, function: str, x: Columns) -> Columns:
-        return self._map([x], lambda tile_: self._builder.unary(function, tile_))
-
-    def _binary(self, function: str, left: Columns, right: Columns) -> Columns:
-        return self._map([left, right], lambda a, b: self._builder.binary(function, a, b))
-
-    def _reduce(self, function: str, x: Columns) -> SSAValue:
-        """The sum or the largest of all columns: of each piece first, then of the pieces in order."""
-        result: SSAValue | None = None
-        for segment in x.segments:
-            part = self._builder.reduce(function, x.take(segment))
-            if result is None:
-                result = part
-            else:
-                result = self._builder.binary(
-                    {"sum": "add", "max": "maximum", "min": "minimum"}[function], result, part
-                )
-        assert result is not None
-        return result
-
-    def _mean(self, x: Columns) -> Columns:
-        total = self._builder.binary("mul", self._reduce("sum", x), 1 / x.width)
-        return Columns(1, lambda _: total)
-
-    def _scaled_to_unit(self, x: Columns, eps: float) -> Columns:
-        """x / sqrt(mean(x^2) + eps)."""
-        mean = self._mean(self._unary("square", x)).take(Segment(0, 1))
-        inverse = self._builder.unary("rsqrt", self._builder.binary("add", mean, eps))
-        return self._binary("mul", x, Columns(1, lambda _: inverse))
-
-    def _rms_norm(self, op: graph.RmsNormOp, x: Columns) -> Columns:
-        result = self._scaled_to_unit(x, op.values["eps"])
-        if op.weight is None:
-            return result
-        return self._binary("mul", result, self._with_offset(self._columns(op.weight), op.values["weight_offset"]))
-
-    def _with_offset(self, weight: Columns, offset: float) -> Columns:
-        if not offset:
-            return weight
-        shift = self._builder.full(offset)
-        return self._binary("add", weight, Columns(1, lambda _: shift))
-
-    def _layer_norm(self, op: graph.LayerNormOp, x: Columns) -> Columns:
-        centred = self._binary("sub", x, self._mean(x))
-        result = self._scaled_to_unit(centred, op.values["eps"])
-        for function, parameter in zip(("mul", "add"), op.parameters, strict=False):
-            columns = self._columns(parameter)
-            if function == "mul":
-                columns = self._with_offset(columns, op.values["weight_offset"])
-            result = self._binary(function, result, columns)
-        return result
-
-    def _softmax(self, x: Columns) -> Columns:
-        largest = self._reduce("max", x)
-        raised = self._unary("exp", self._binary("sub", x, Columns(1, lambda _: largest)))
-        inverse = self._builder.unary("reciprocal", self._reduce("sum", raised))
-        return self._binary("mul", raised, Columns(1, lambda _: inverse))
 
     def _rope_table(self, op: graph.RopeTableOp) -> None:
         positions = self._columns(op.positions)
@@ -247,34 +184,13 @@ class RowsLowering:
         def angle(position: SSAValue, frequency: SSAValue) -> SSAValue:
             return builder.binary("mul", builder.cast(position, "f32"), frequency)
 
-        angles = self._map([positions, frequencies], angle)
+        angles = self._functions.map([positions, frequencies], angle)
         for function, result in (("cos", op.cos), ("sin", op.sin)):
-            table = self._unary(function, angles)
+            table = self._functions.unary(function, angles)
             if scale != 1:
                 factor = builder.full(scale)
-                table = self._binary("mul", table, Columns(1, lambda _, factor=factor: factor))  # type: ignore[misc]
+                table = self._functions.binary("mul", table, Columns(1, lambda _, factor=factor: factor))  # type: ignore[misc]
             self._values[result] = table
-
-    def _rope(self, op: graph.RopeOp, x: Columns) -> Columns:
-        cos, sin = self._columns(op.cos), self._columns(op.sin)
-        half = cos.width
-        builder = self._builder
-        interleaved = op.interleaved is not None
-        pairs = (Segment(0, half, 2), Segment(1, half, 2)) if interleaved else (Segment(0, half), Segment(half, half))
-        rest = (Segment(2 * half, x.width - 2 * half),) if x.width > 2 * half else ()
-
-        def take(segment: Segment) -> SSAValue:
-            if segment.first >= 2 * half:
-                return x.take(segment)
-            assert segment in pairs, "a rotary embedding is taken half by half"
-            first, second = x.take(pairs[0]), x.take(pairs[1])
-            table = Segment(0, half)
-            c, s = cos.take(table), sin.take(table)
-            if segment == pairs[0]:
-                return builder.binary("sub", builder.binary("mul", first, c), builder.binary("mul", second, s))
-            return builder.binary("add", builder.binary("mul", second, c), builder.binary("mul", first, s))
-
-        return Columns(x.width, take, (*pairs, *rest))
 
     def _concat(self, op: graph.ConcatOp) -> Columns:
         if op.values["axis"] != len(type_of(op.result).get_shape()) - 1:
@@ -392,30 +308,10 @@ class RowsLowering:
             builder.store(zeros, buffer, self._row, builder.constant(count))
 
     def _cache_write(self, op: schedule.CacheWriteOp) -> None:
-        builder = self._builder
-        part, cache = op.part.data, op.cache.value.data
-        buffer = builder.buffers[self._arguments.cache_parameter(part, cache)]
-        position = builder.load_index(self._group_input(op.positions), self._row)
-        sequence = builder.load_index(self._group_input(op.sequences), self._row)
-        entry = builder.index(
-            "add", builder.index("mul", sequence, builder.table_width), builder.index("div", position, BLOCK_TOKENS)
-        )
-        block = builder.load_index(self._group_input(op.block_tables), entry)
-        slot = builder.index("rem", position, BLOCK_TOKENS)
         columns = self._columns(op.x)
-        layer = self._arguments.cache_layer(cache)
-        head = builder.index("mul", self._indices[0], layer.key_elements if part == "key" else layer.value_elements)
-
-        def store(value: SSAValue, first: int, step: int) -> None:
-            along = "n" if part == "key" else "k"
-            builder.store_panel(
-                value, buffer, block, head, slot, first=first, step=step, packed=layer.packed, along=along
-            )
-
-        for segment in columns.segments:
-            store(columns.take(segment), segment.first, segment.step)
-        if part == "key" and columns.width % layer.packed:
-            store(builder.full(0.0, (1, layer.packed - columns.width % layer.packed)), columns.width, 1)
+        places = places_of(self._builder, op, self._row)
+        pieces = [Piece(columns.take(segment), segment.first, segment.step) for segment in columns.segments]
+        write_head(self._builder, self._arguments, op, places, self._indices[0], pieces)
 
 
 def _space(group: schedule.GroupOp) -> tuple[str, tuple[int, ...]]:

@@ -69,7 +69,7 @@ class CpuExecutor:
             bytes_per_block=program["cache"]["bytes_per_block"],
         )
         self._table, self._arrays = bind_weights(program["weights"], weights)
-        self._counters = zeroed_memory(8 * max(1, len(program["launches"]))).view(np.int64)
+        self._counters = zeroed_memory(16 * max(1, len(program["launches"]))).view(np.int64)
         self._arena = zeroed_memory(0)
         self._cache: NDArray[np.uint8] | None = None
         self._blocks = 0
@@ -161,9 +161,8 @@ class CpuExecutor:
         return [np.array(self._raw_buffer(buffer, batch)) for buffer in self._program["buffers"]]
 
     def raw_cache(self) -> NDArray[np.uint8]:
-        """What the KV cache holds, as bytes."""
-        assert self._cache is not None, "a cache is allocated before anything is run"
-        return np.array(self._cache)
+        """What the KV cache holds, as bytes; none before it is allocated."""
+        return np.empty(0, np.uint8) if self._cache is None else np.array(self._cache)
 
     def measure_peaks(self) -> MachinePeaks:
         """What this machine reads and multiplies at best, on as many threads as steps have; takes about 0.3 s.

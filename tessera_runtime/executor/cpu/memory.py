@@ -17,7 +17,8 @@ def zeroed_memory(size: int) -> NDArray[np.uint8]:
     if size < _HUGE_PAGE:
         raw = np.zeros(size + ALIGNMENT, np.uint8)
         return raw[-raw.ctypes.data % ALIGNMENT :][:size]
-    region = mmap.mmap(-1, size + _HUGE_PAGE)
+    # Not shared, as it would be by default: most systems back shared memory with small pages only.
+    region = mmap.mmap(-1, size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without huge pages serves small ones
             region.madvise(mmap.MADV_HUGEPAGE)

@@ -17,7 +17,7 @@ INPUTS = ("token_ids", "positions", "sequences", "block_tables", "logit_rows", "
 SEATS = ("feedback", "token_counts", "bias", "bitmask")
 RESULTS = ("ids", "logprobs")
 SWIZZLES = (0, 32, 64, 128)
-ELEMENT_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "f8_e4m3": 1, "u8": 1, "i8": 1, "i16": 2, "i32": 4}
+ELEMENT_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "f8_e4m3": 1, "u8": 1, "i8": 1, "i16": 2, "i32": 4, "i64": 8}
 _NAME = re.compile(r"[0-9a-f]{32}\.(cubin|ptx|hsaco)")
 _POINTERS = ("buffer", "weight", "input", "cache_key", "cache_value", "seat", "result")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tessera_runtime.executor.reference.cache import CachePart
-from tessera_runtime.executor.reference.numbers import STORED_AS, Array, narrow, widen
+from tessera_runtime.executor.reference.numbers import STORED_AS, Array, narrow, quantize, widen
 from tessera_runtime.executor.reference.operation import Call, Operation, is_integer, is_number
 
 _SCORES_AT_ONCE = 1 << 24
@@ -65,7 +65,7 @@ def _attend_one(
     count, shared = len(tokens), query.shape[1] // heads
     scale = call.attributes["scale"] * (1.0 if softcap else math.log2(math.e))
     grouped = (
-        _rounded(query[tokens] * np.float32(scale), keys.element)
+        _as_stored(query[tokens] * np.float32(scale), keys.element)
         .reshape(count, heads, shared, -1)
         .transpose(1, 2, 0, 3)
     )
@@ -79,6 +79,14 @@ def _attend_one(
     raised = _rounded(np.exp2(scores - np.max(scores, axis=-1, keepdims=True)), keys.element)
     attended = (raised @ contents) / np.sum(raised, axis=-1, keepdims=True)
     result[tokens] = attended.reshape(heads, shared, count, -1).transpose(2, 0, 1, 3).reshape(count, query.shape[1], -1)
+
+
+def _as_stored(queries: Array, element: str) -> Array:
+    """Queries as the cache would hold keys."""
+    if element != "i8":
+        return _rounded(queries, element)
+    numbers, scales = quantize(queries)
+    return np.asarray(numbers * scales[..., None])
 
 
 def _rounded(values: Array, element: str) -> Array:

@@ -22,8 +22,12 @@ HELD_AS: dict[str, np.dtype[Any]] = {
 }
 """The element types of values in a body."""
 
-STORED_AS: dict[str, np.dtype[Any]] = {"f32": np.dtype(np.float32), "bf16": np.dtype(np.uint16)}
-"""The element types of the KV cache."""
+STORED_AS: dict[str, np.dtype[Any]] = {
+    "f32": np.dtype(np.float32),
+    "bf16": np.dtype(np.uint16),
+    "i8": np.dtype(np.int8),
+}
+"""The element types of the KV cache; `i8` has a scale, `f32`, for each head of a position."""
 
 ZERO_POINT = 128
 """What stands for zero in a weight of eight bits."""
@@ -32,6 +36,15 @@ ZERO_POINT = 128
 def round_to_bfloat16(values: Array) -> Array:
     """The nearest bfloat16 of each value, ties to even, as float32. NaN stays NaN."""
     return widen(narrow(values))
+
+
+def quantize(rows: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Numbers up to 127 for each row of the last axis, and the scale that makes the row of them again."""
+    largest = np.max(np.abs(rows), axis=-1)
+    with np.errstate(all="ignore"):
+        inverse = np.where(largest != 0, np.float32(127) / largest, np.float32(0))
+        numbers = np.rint(rows * inverse[..., None]).astype(np.int8)
+    return numbers, (largest * np.float32(1 / 127)).astype(np.float32)
 
 
 def narrow(values: Array) -> NDArray[np.uint16]:

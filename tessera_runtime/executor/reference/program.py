@@ -165,9 +165,25 @@ class _Reader:
         for index, layer in enumerate(cache["layers"]):
             element = STORED_AS.get(layer["dtype"])
             if element is None:
-                raise ProgramInvalid(f"cache.layers[{index}] has the dtype {layer['dtype']!r}; known are f32 and bf16.")
+                raise ProgramInvalid(
+                    f"cache.layers[{index}] has the dtype {layer['dtype']!r}; known are f32, bf16 and i8."
+                )
+            if layer["dtype"] == "i8":
+                self._check_bytes(cache, layer, index)
+                continue
             for part in ("key", "value"):
                 start = layer[f"{part}_offset"]
                 end = start + layer["heads"] * layer[f"{part}_dim"] * cache["block_tokens"] * element.itemsize
                 if not 0 <= start < end <= cache["bytes_per_block"]:
                     raise ProgramInvalid(f"The {part}s of cache.layers[{index}] do not lie within a block.")
+
+    def _check_bytes(self, cache: Mapping[str, Any], layer: Mapping[str, Any], index: int) -> None:
+        first, size, positions = layer["key_offset"], layer["head_bytes"], cache["block_tokens"]
+        inside = 0 <= first <= cache["bytes_per_block"] - layer["heads"] * size
+        for part in ("key", "value"):
+            start, end = layer[f"{part}_offset"] - first, layer[f"{part}_dim"] * positions
+            inside = inside and 0 <= start <= size - end
+            start = layer[f"{part}_scale_offset"] - first
+            inside = inside and 0 <= start <= size - positions * 4 and start % 4 == 0
+        if not inside or size % 4 or first % 4:
+            raise ProgramInvalid(f"The heads of cache.layers[{index}] do not lie within a block.")

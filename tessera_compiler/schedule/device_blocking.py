@@ -1,0 +1,241 @@
+"""How products are blocked on devices: what a blocking is, safe ones, and what a blocking may not change.
+
+A blocking decides speed, never a result. So all blockings of a product add in the same order: with the same kind of
+instruction of the matrix units, over the same parts of its columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tessera_compiler.graph.types import type_of
+from tessera_compiler.schedule import dialect as schedule
+from tessera_compiler.schedule.physical import PANEL, WORD_COLUMNS
+
+LEAST_ROWS = 16
+LEAST_DEPTH = 32
+WARP_GROUP_ROWS = 64
+"""Of a product's left operand, for the instructions that four warps issue together."""
+WARP_GROUP = 4
+
+FLOAT8_DEPTH = 128
+"""Columns of eight-bit floats that the matrix units add on their own, with few bits, before float32 takes over."""
+
+
+@dataclass(frozen=True)
+class DeviceBlocking:
+    """For steps of at most `max_tokens` rows (0: any), one instance computes `rows` tokens by `outputs` outputs,
+    `depth` columns at a time; with `warps` warps, and loads of `stages` rounds under way."""
+
+    max_tokens: int
+    rows: int
+    outputs: int
+    depth: int
+    warps: int
+    stages: int
+
+
+FORMS: dict[tuple[str, str], str] = {
+    ("f32", "f32"): "f32",
+    ("bf16", "bf16"): "bf16",
+    ("f16", "f16"): "f16",
+    ("i8", "u8"): "u8",
+    ("bf16", "u8"): "bf16xu8",
+    ("bf16", "u4"): "bf16xu4",
+    ("f8_e4m3", "f8_e4m3"): "f8_e4m3",
+}
+"""What a kind of product is called, by the elements of its rows and its weight."""
+
+TURNED = ("bf16xu8", "bf16xu4")
+"""Forms that compute `weight @ x.T`: a weight that is made in registers is the left operand, which may stay there."""
+_EXACT = ("u8",)
+"""Forms whose products are whole numbers, which any instruction adds alike."""
+
+_BITS = {"f32": 32, "bf16": 16, "f16": 16}
+"""Of an element of both operands; 8 where nothing is said."""
+
+
+def form_of_product(product: schedule.MatmulOp) -> str:
+    x, weight = (schedule.element_name(type_of(each)) for each in product.arguments[:2])
+    return FORMS[x, weight]
+
+
+_PLAIN = (
+    # Few rows: many instances stream weights, with much under way. Many rows: shapes for the matrix units.
+    DeviceBlocking(16, 16, 16, 256, 4, 4),
+    DeviceBlocking(64, 64, 32, 128, 4, 4),
+    DeviceBlocking(256, 64, 64, 128, 4, 3),
+    DeviceBlocking(0, 128, 128, 64, 8, 3),
+)
+_WARP_GROUPS = (
+    # Products of 64 rows and more have an instruction of their own, which may add in another order than that of
+    # fewer: only 64 rows give the same bits for every number of tokens, and zeros cost no memory traffic.
+    DeviceBlocking(16, 64, 16, 128, 4, 5),
+    *_PLAIN[1:],
+)
+_AMD = (
+    DeviceBlocking(16, 16, 16, 256, 4, 2),
+    DeviceBlocking(64, 64, 32, 128, 4, 2),
+    DeviceBlocking(0, 128, 128, 64, 8, 2),
+)
+_DEFAULTS: dict[str, tuple[DeviceBlocking, ...]] = {
+    "cuda-sm80": _PLAIN,
+    "cuda-sm90": _WARP_GROUPS,
+    "cuda-sm100": _WARP_GROUPS,
+    "cuda-sm120": _PLAIN,
+    "hip-gfx942": _AMD,
+    "hip-gfx950": _AMD,
+}
+_WITHOUT_MATRIX_UNITS = (DeviceBlocking(16, 16, 16, 32, 4, 2), DeviceBlocking(0, 32, 32, 32, 4, 2))
+"""For `f32`, whose operands lie in registers too."""
+_OF_TURNED = (
+    DeviceBlocking(16, 16, 64, 128, 4, 4),
+    DeviceBlocking(64, 64, 64, 128, 4, 3),
+    DeviceBlocking(0, 128, 128, 64, 8, 2),
+)
+
+_UNDER_WAY = {"cuda-sm90": 104 * 1024, "cuda-sm100": 104 * 1024, "hip-gfx942": 60 * 1024, "hip-gfx950": 60 * 1024}
+_UNDER_WAY_ELSEWHERE = 96 * 1024
+"""Bytes of shared memory that loads may fill."""
+
+SUMS_PER_THREAD = 64
+"""That a thread keeps in registers."""
+_MOST_TURNED = {"cuda-sm100": 64 * 128 // PANEL}
+"""Rows times panels, where each of the dots of a round keeps its sums in the matrix units' own memory."""
+_WARP = 32
+
+WARP_GROUP_TARGETS = ("cuda-sm90", "cuda-sm100")
+"""Targets whose matrix units take operands of 64 rows from four warps, and add them in an order of their own."""
+
+
+def default_device_blocking(
+    target: str, form: str, panels: int, depth: int, *, parts: int = 1, together: int = 1, splits: int = 1
+) -> tuple[DeviceBlocking, ...]:
+    """A blocking that fits: outputs divide those that there are, sums fit in registers, and what is under way in shared
+    memory.
+
+    `parts` blocks of outputs are computed side by side; where `together` is more than 1, outputs are quantized that
+    many panels at a time, and a block is just these. `splits` is how many parts of the columns are added up.
+    """
+    # Sums of a part, or of a group, stand beside those of which they become a part.
+    kinds = (2 if form in ("u8", "f8_e4m3") else 1) + int(splits > 1)
+    choices = _OF_TURNED if form in TURNED else _WITHOUT_MATRIX_UNITS if form == "f32" else _DEFAULTS[target]
+    fitted = []
+    for choice in choices:
+        rows, columns = choice.rows, choice.outputs // PANEL
+        most = SUMS_PER_THREAD * _WARP * choice.warps // PANEL // parts // kinds
+        if form in TURNED:
+            most = min(most, _MOST_TURNED.get(target, most * parts) // parts)
+        while columns > 1 and (panels % columns or (form not in TURNED and rows * columns > most)):
+            columns //= 2
+        if together > 1:
+            columns = together
+        while rows > LEAST_ROWS and rows * columns > most:
+            rows //= 2
+        block = DeviceBlocking(choice.max_tokens, rows, columns * PANEL, choice.depth, choice.warps, choice.stages)
+        fitted.append(_with_fitting_depth(target, form, block, parts, depth))
+    return tuple(fitted)
+
+
+def _with_fitting_depth(target: str, form: str, block: DeviceBlocking, parts: int, depth: int) -> DeviceBlocking:
+    """What is under way fits with rounds of fewer columns, or, where they cannot be fewer, with fewer rows."""
+    room = _UNDER_WAY.get(target, _UNDER_WAY_ELSEWHERE) * 8
+    bits_of_rows, bits_of_weights = (_BITS.get(form, 8),) * 2
+    if form in TURNED:
+        bits_of_rows, bits_of_weights = 16, 4 if form == "bf16xu4" else 8
+    weights = block.outputs * parts * bits_of_weights
+    least = FLOAT8_DEPTH if form == "f8_e4m3" else least_depth(form)
+    step, rows = max(block.depth, least), block.rows
+    if form == "f8_e4m3":
+        step = least
+    while step > least and (step > depth or step * (rows * bits_of_rows + weights) * block.stages > room):
+        step //= 2
+    while rows > LEAST_ROWS and form in TURNED and step * (rows * bits_of_rows + weights) * block.stages > room:
+        rows //= 2
+    return replace(block, rows=rows, depth=step)
+
+
+def least_depth(form: str) -> int:
+    """Columns of a round, at least; those of `matrix4` come in words."""
+    return WORD_COLUMNS if form == "bf16xu4" else LEAST_DEPTH
+
+
+def broken_rule(target: str, form: str, blockings: Sequence[DeviceBlocking]) -> str | None:
+    """Which rule these blockings of one product break that keeps their results the same; None: they keep all."""
+    for each in blockings:
+        if each.depth < least_depth(form):
+            return f"a round of {form} takes at least {least_depth(form)} columns; found {each.depth}"
+        if form == "f8_e4m3" and each.depth != FLOAT8_DEPTH:
+            return f"eight-bit floats are added {FLOAT8_DEPTH} columns at a time; found {each.depth}"
+    if target in WARP_GROUP_TARGETS and form != "f32" and form not in _EXACT:
+        what = "outputs" if form in TURNED else "rows"
+        left = [each.outputs if form in TURNED else each.rows for each in blockings]
+        together = [extent >= WARP_GROUP_ROWS for extent in left]
+        if form not in TURNED and not all(together):
+            return f"blocks have at least {WARP_GROUP_ROWS} {what}, or they add in another order; found {min(left)}"
+        if any(together) != all(together):
+            return f"blocks of {WARP_GROUP_ROWS} {what} and more add in another order than smaller ones; found both"
+        if all(together) and any(each.warps % WARP_GROUP for each in blockings):
+            return f"warps come in groups of {WARP_GROUP}, or they add in another order"
+    return None
+
+
+@dataclass(frozen=True)
+class _Machine:
+    multiprocessors: int
+    bytes_of_a_launch: int
+    """That a device reads in the time that one more launch takes, about two microseconds."""
+
+
+_MACHINES = {
+    "cuda-sm80": _Machine(108, 4 << 20),
+    "cuda-sm90": _Machine(132, 8 << 20),
+    "cuda-sm100": _Machine(148, 14 << 20),
+    "cuda-sm120": _Machine(170, 4 << 20),
+    "hip-gfx942": _Machine(304, 10 << 20),
+    "hip-gfx950": _Machine(256, 14 << 20),
+}
+MOST_SPLITS = 8
+SPLIT_UNIT = 128
+"""Columns: parts have a multiple of them."""
+SPLIT_TOKENS = 64
+"""Up to as many rows have the parts of their columns added side by side; more fill the device as they are."""
+
+
+def splits_of(target: str, form: str, panels: int, depth: int, *, parts: int = 1, together: int = 1) -> int:
+    """Into how many equal parts the columns of a product are cut, each of which is added on its own, before the parts
+    are: by its shape alone, since a result depends on it.
+
+    A few rows of a product with few outputs leave most of a device idle. Cutting pays where what is streamed more
+    slowly for that is more than one launch costs.
+    """
+    machine = _MACHINES[target]
+    outputs = default_device_blocking(target, form, panels, depth, parts=parts, together=together)[0].outputs
+    instances = panels * PANEL // outputs
+    size = panels * PANEL * parts * depth * (4 if form == "bf16xu4" else _BITS.get(form, 8)) // 8
+    if instances >= machine.multiprocessors:
+        return 1
+    if size * (machine.multiprocessors - instances) < machine.bytes_of_a_launch * instances:
+        return 1
+    splits = 1
+    while splits < MOST_SPLITS and 4 * instances * splits < 3 * machine.multiprocessors:
+        if depth % (2 * splits * SPLIT_UNIT):
+            break
+        splits *= 2
+    return splits
+
+
+def device_schedule_key(target: str, form: str, outputs: int, depth: int, parts: int = 1, together: int = 1) -> str:
+    """What a tuned blocking depends on, and nothing else."""
+    followed = (f"/parts{parts}" if parts > 1 else "") + (f"/groups{together * PANEL}" if together > 1 else "")
+    return f"{target}/matmul/{form}/{outputs}x{depth}{followed}"
+
+
+def device_layout(weight: schedule.WeightOp) -> str | None:
+    """The layout that a device reads a weight in that a processor reads in panels; None: it reads it as it is."""
+    if not weight.layout.data.startswith("panels"):
+        return None
+    if schedule.element_name(type_of(weight.result)) == "u4":
+        return "matrix4"
+    return "matrix" if weight.part is None else "columns4"

@@ -1,0 +1,283 @@
+"""The products of linear maps on a device: what a block of rows by a block of outputs adds up over some columns.
+
+Each kind of product adds in an order that its shape alone decides: over k ascending within what one `tile.dot` takes,
+and then over dots in order. How many columns a round takes changes nothing: for exact sums, and those of groups, it is
+the groups that count; others go on with the same sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from xdsl.ir import BlockArgument, SSAValue
+
+from tessera_compiler.errors import UnsupportedOperation
+from tessera_compiler.graph.types import type_of
+from tessera_compiler.schedule import dialect as schedule
+from tessera_compiler.schedule.device_blocking import FLOAT8_DEPTH, DeviceBlocking, form_of_product
+from tessera_compiler.schedule.physical import WORD_COLUMNS, WORDS, padded_rows
+from tessera_compiler.tile.builder import KernelBuilder
+from tessera_compiler.tile.lowering.context import resolve_static
+from tessera_compiler.tile.types import BYTES, element_name
+
+Tiles = list[SSAValue]
+
+PREFETCHED_BYTES, PREFETCHED_BLOCKS = 1024, 4
+"""Of each output's weights, what is asked for ahead; of those in words, blocks of columns."""
+
+
+class Rows(Protocol):
+    """How a kernel loads columns of its rows: (value, first column, how many) → tile."""
+
+    def __call__(self, value: SSAValue, column: SSAValue, columns: int) -> SSAValue: ...
+
+
+def product_of(
+    builder: KernelBuilder, product: schedule.MatmulOp, blocking: DeviceBlocking, rows: Rows, firsts: Sequence[SSAValue]
+) -> Product:
+    """`firsts` are the first outputs of the blocks that are computed side by side."""
+    return _KINDS[form_of_product(product)](builder, product, blocking, rows, firsts)
+
+
+class Product:
+    """Sums of one product: `empty`, then `add` for ranges of columns, then `finish`.
+
+    Between `empty` and `finish` a tile is as the kind likes it.
+    """
+
+    def __init__(
+        self,
+        builder: KernelBuilder,
+        product: schedule.MatmulOp,
+        blocking: DeviceBlocking,
+        rows: Rows,
+        firsts: Sequence[SSAValue],
+    ) -> None:
+        self._builder, self._product, self._blocking = builder, product, blocking
+        self._rows, self._firsts = rows, firsts
+        self._x, self._weight, *self._others = product.arguments
+        self.depth: int = type_of(self._weight).get_shape()[1]
+        self.shape = (blocking.rows, blocking.outputs)
+
+    @property
+    def step(self) -> int:
+        """Columns of a round."""
+        return self._blocking.depth
+
+    def empty(self) -> Tiles:
+        return [self._builder.full(0.0, self.shape) for _ in self._firsts]
+
+    def prefetch(self, column: SSAValue, columns: int) -> None:
+        """Says which weights come first, of `columns` from `column` on: no launch before writes them."""
+        buffer = self._buffer(self._weight)
+        columns = min(columns, PREFETCHED_BYTES // BYTES[element_name(buffer.type)])
+        for first in self._firsts:
+            self._builder.prefetch(buffer, first, column, (self._blocking.outputs, columns))
+
+    def add(self, first: SSAValue, columns: int, sums: Tiles) -> Tiles:
+        """The sums with those of `columns` columns, from `first` on."""
+        builder, step = self._builder, self.step
+        whole = columns // step * step
+        if whole:
+            end = builder.index("add", first, whole)
+            sums = builder.loop(first, end, step, sums, lambda column, carried: self._round(column, step, carried))
+        if columns % step:
+            sums = self._round(builder.index("add", first, whole), columns % step, sums)
+        return sums
+
+    def turned(self, sums: Tiles) -> Tiles:
+        """The sums as `[rows, outputs]`."""
+        return sums
+
+    def finish(self, sums: Tiles) -> Tiles:
+        """What is made of turned sums once all are added."""
+        return sums
+
+    def _round(self, column: SSAValue, columns: int, sums: Tiles) -> Tiles:
+        raise TypeError(f"{type(self).__name__} does not say what it adds in a round")
+
+    def _buffer(self, value: SSAValue) -> SSAValue:
+        assert isinstance(value, BlockArgument)
+        return self._builder.buffers[value.index]
+
+    def _across(self, first: SSAValue, column: SSAValue, columns: int) -> SSAValue:
+        """`[columns, outputs]` of a weight that lies as `[outputs, columns]`."""
+        return self._builder.load_block(
+            self._buffer(self._weight),
+            first,
+            column,
+            (columns, self._blocking.outputs),
+            column_step=1,
+            lane_row_step=1,
+        )
+
+    def _of_outputs(self, value: SSAValue, first: SSAValue) -> SSAValue:
+        """The numbers that a vector has for the outputs from `first` on, as a row."""
+        buffer = self._builder.buffers[resolve_static(value).index]
+        return self._builder.load(buffer, self._builder.constant(0), first, (1, self._blocking.outputs))
+
+
+class _Plain(Product):
+    """Of two tiles of floats, as they are."""
+
+    def _round(self, column: SSAValue, columns: int, sums: Tiles) -> Tiles:
+        builder = self._builder
+        left = self._rows(self._x, column, columns)
+        rights = [self._across(first, column, columns) for first in self._firsts]
+        return [builder.dot(left, right, each) for right, each in zip(rights, sums, strict=True)]
+
+
+class _OfFloat8(Product):
+    """The matrix units may keep few bits of a sum of eight-bit floats, so some columns are added at a time, and these
+    sums in float32; times the scales of both."""
+
+    @property
+    def step(self) -> int:
+        return FLOAT8_DEPTH
+
+    def _round(self, column: SSAValue, columns: int, sums: Tiles) -> Tiles:
+        builder = self._builder
+        left = self._rows(self._x, column, columns)
+        rights = [self._across(first, column, columns) for first in self._firsts]
+        added = [builder.dot(left, right, builder.full(0.0, self.shape)) for right in rights]
+        return [builder.binary("add", *pair) for pair in zip(sums, added, strict=True)]
+
+    def finish(self, sums: Tiles) -> Tiles:
+        of_rows, of_outputs = self._others
+        scale = self._rows(of_rows, self._builder.constant(0), 1)
+        scaled = [self._builder.binary("mul", each, scale) for each in sums]
+        pairs = zip(self._firsts, scaled, strict=True)
+        return [self._builder.binary("mul", each, self._of_outputs(of_outputs, first)) for first, each in pairs]
+
+
+class _OfQuantizedRows(Product):
+    """The sum over groups of columns of exact products times the group's scale, times the outputs' scales."""
+
+    @property
+    def step(self) -> int:
+        assert self._product.group is not None
+        return int(self._product.group.value.data)
+
+    def _round(self, column: SSAValue, columns: int, sums: Tiles) -> Tiles:
+        builder = self._builder
+        left = self._rows(self._x, column, columns)
+        factor = self._rows(self._others[0], builder.index("div", column, self.step), 1)
+        result = []
+        for first, each in zip(self._firsts, sums, strict=True):
+            right = builder.cast(self._across(first, column, columns), "i8")
+            exact = builder.dot(left, right, builder.full(0, self.shape, "i32"))
+            result.append(builder.binary("add", each, builder.binary("mul", builder.cast(exact, "f32"), factor)))
+        return result
+
+    def finish(self, sums: Tiles) -> Tiles:
+        scales = self._others[2]
+        pairs = zip(self._firsts, sums, strict=True)
+        return [self._builder.binary("mul", each, self._of_outputs(scales, first)) for first, each in pairs]
+
+
+class _OfWidenedWeights(Product):
+    """`weight @ x.T`, of numbers that become bfloat16 in registers: as the left operand they may stay there."""
+
+    def __init__(
+        self,
+        builder: KernelBuilder,
+        product: schedule.MatmulOp,
+        blocking: DeviceBlocking,
+        rows: Rows,
+        firsts: Sequence[SSAValue],
+    ) -> None:
+        super().__init__(builder, product, blocking, rows, firsts)
+        self.shape = (blocking.outputs, blocking.rows)
+
+    def turned(self, sums: Tiles) -> Tiles:
+        return [self._builder.transpose(each) for each in sums]
+
+    def finish(self, sums: Tiles) -> Tiles:
+        pairs = zip(self._firsts, sums, strict=True)
+        return [self._builder.binary("mul", each, self._of_outputs(self._others[0], first)) for first, each in pairs]
+
+    def _along(self, buffer: SSAValue, row: SSAValue, column: SSAValue, columns: int) -> SSAValue:
+        """`[outputs, columns]`."""
+        shape = (self._blocking.outputs, columns)
+        return self._builder.load_block(buffer, row, column, shape, row_step=1, lane_step=1)
+
+    def _dots(self, column: SSAValue, columns: int, weights: Tiles, sums: Tiles, there: int) -> Tiles:
+        """`weights` are f32 numbers that bfloat16 holds, or that it rounds; only so many columns are `there`."""
+        builder = self._builder
+        rows = self._rows(self._x, column, columns)
+        if there < columns:
+            inside = builder.compare(
+                "less", builder.iota(builder.constant(0), columns), builder.full(there, element="i32")
+            )
+            rows = builder.select(inside, rows, builder.full(0.0, element="bf16"))
+        right = builder.transpose(rows)
+        return [builder.dot(builder.cast(w, "bf16"), right, each) for w, each in zip(weights, sums, strict=True)]
+
+
+class _OfEightBits(_OfWidenedWeights):
+    """Numbers less 128, which bfloat16 holds."""
+
+    def _round(self, column: SSAValue, columns: int, sums: Tiles) -> Tiles:
+        builder, buffer = self._builder, self._buffer(self._weight)
+        numbers = [builder.cast(self._along(buffer, first, column, columns), "f32") for first in self._firsts]
+        weights = [builder.binary("sub", each, schedule.ZERO_POINT) for each in numbers]
+        return self._dots(column, columns, weights, sums, columns)
+
+
+class _OfFourBits(_OfWidenedWeights):
+    """Numbers of which eight share a word, in the layout `matrix4`: a pair of each word is a group of columns."""
+
+    def prefetch(self, column: SSAValue, columns: int) -> None:
+        builder, buffer = self._builder, self._buffer(self._weight)
+        for block in range(min(-(-columns // WORD_COLUMNS), PREFETCHED_BLOCKS)):
+            row = self._block_row(builder.index("add", column, block * WORD_COLUMNS))
+            for first in self._firsts:
+                place = builder.index("add", row, first)
+                builder.prefetch(buffer, place, builder.constant(0), (self._blocking.outputs, WORDS))
+
+    def _block_row(self, column: SSAValue) -> SSAValue:
+        """Where the words of the block that a column lies in begin."""
+        block = self._builder.index("div", column, WORD_COLUMNS)
+        return self._builder.index("mul", block, padded_rows(type_of(self._weight).get_shape()[0]))
+
+    def _round(self, column: SSAValue, columns: int, sums: Tiles) -> Tiles:
+        for start in range(0, columns, WORD_COLUMNS):
+            first = self._builder.index("add", column, start)
+            sums = self._block(first, min(WORD_COLUMNS, columns - start), sums)
+        return sums
+
+    def _block(self, column: SSAValue, columns: int, sums: Tiles) -> Tiles:
+        builder, group = self._builder, 2 * WORDS
+        if self._product.group is None or self._product.group.value.data != group:
+            raise UnsupportedOperation(f"devices read weights of four bits in groups of {group} columns")
+        block, zero = builder.index("div", column, WORD_COLUMNS), builder.constant(0)
+        row = self._block_row(column)
+        buffer, scales, zeros = (self._buffer(each) for each in (self._weight, *self._others[1:]))
+        operands = [
+            (
+                self._along(buffer, builder.index("add", row, first), zero, WORDS),
+                self._of_block(scales, block, first),
+                self._of_block(zeros, block, first),
+            )
+            for first in self._firsts
+        ]
+        for pair in range(-(-columns // group)):
+            weights = [builder.unpack(*each, pair) for each in operands]
+            sums = self._dots(builder.index("add", column, pair * group), group, weights, sums, columns - pair * group)
+        return sums
+
+    def _of_block(self, buffer: SSAValue, block: SSAValue, first: SSAValue) -> SSAValue:
+        """What belongs to a block of columns, for the outputs from `first` on, as a column."""
+        return self._builder.load_block(buffer, block, first, (self._blocking.outputs, 1), column_step=1)
+
+
+_KINDS: dict[str, type[Product]] = {
+    "f32": _Plain,
+    "bf16": _Plain,
+    "f16": _Plain,
+    "f8_e4m3": _OfFloat8,
+    "u8": _OfQuantizedRows,
+    "bf16xu8": _OfEightBits,
+    "bf16xu4": _OfFourBits,
+}
