@@ -31,7 +31,7 @@ demo: $(STAMP) ## get SmolLM2, pack it, ask it a question
 
 test: lint check-docs check-install test-fast test-slow ## everything that CI runs
 
-test-fast: $(STAMP) ## tests that need no model, under 90 s
+test-fast: $(STAMP) ## tests that need no model, under 3 minutes
 	$(BIN)/python -m pytest -m "not slow" -q -n 2 --dist loadfile
 
 test-triton: $(STAMP) ## install Triton (641 MB), compile and interpret every kernel for GPUs
