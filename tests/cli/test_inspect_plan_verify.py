@@ -73,7 +73,7 @@ def test_plan_lists_lengths_up_to_the_context(package: Path) -> None:
     assert [row["tokens"] for row in make_plan(longer, 1 << 33)["users"]] == [512, 2048, 8192, 10_000]
 
 
-def say_there_is_a_gpu_target(package: Path) -> None:
+def say_there_is_a_gpu_target(package: Path, *, with_its_memory: bool = True) -> None:
     manifest = open_package(package, verify="sizes").manifest
     program = package / "tile_kernels" / "cuda-sm90" / "program.json"
     program.parent.mkdir(parents=True)
@@ -87,7 +87,7 @@ def say_there_is_a_gpu_target(package: Path) -> None:
     changed = msgspec.structs.replace(
         manifest,
         targets=(*manifest.targets, Target(name="cuda-sm90", abi=1, classes=())),
-        memory=msgspec.structs.replace(manifest.memory, devices={"cuda-sm90": memory}),
+        memory=msgspec.structs.replace(manifest.memory, devices={"cuda-sm90": memory} if with_its_memory else {}),
         files=tuple(sorted([*manifest.files, entry], key=lambda each: each.path)),
     )
     (package / "manifest.yaml").write_bytes(write_manifest(changed))
@@ -111,6 +111,13 @@ def test_plan_for_a_gpu_counts_what_lies_on_it(
     monkeypatch.setattr(discovery, "open_driver", no_driver)
     nowhere = run("plan", package, "--target", "cuda-sm90")
     assert nowhere.code != 0 and "no device that runs cuda-sm90" in nowhere.err and "--memory" in nowhere.err
+
+
+def test_plan_for_a_gpu_never_counts_this_machines_memory_instead(run: Run, package: Path, tmp_path: Path) -> None:
+    package = Path(shutil.copytree(package, tmp_path / "copy.tspkg"))
+    say_there_is_a_gpu_target(package, with_its_memory=False)
+    ended = run("plan", package, "--target", "cuda-sm90", "--memory", "16MiB")
+    assert ended.code != 0 and "does not say what cuda-sm90 takes" in ended.err and "Pack the model again" in ended.err
 
 
 def test_verify_passes_a_sound_package(run: Run, package: Path) -> None:

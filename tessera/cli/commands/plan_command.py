@@ -92,15 +92,23 @@ def make_plan(needs: Memory, total: int, device: DeviceMemory | None = None) -> 
 
 
 def _device_of(manifest: Manifest, target: str | None) -> DeviceMemory | None:
-    """What is to be planned for: a GPU target's device, or None for this machine."""
+    """What is to be planned for: a GPU target's device, or None for this machine's processor."""
     from tessera_runtime.errors import TargetUnavailable
+    from tessera_runtime.package.gpu_program_check import is_gpu_target
 
     names = [each.name for each in manifest.targets]
     if target is not None and target not in names:
         raise TargetUnavailable(
             f"The package has no target {target!r}; it has {', '.join(names)}.", hint="Choose another --target."
         )
-    return None if target is None else manifest.memory.devices.get(target)
+    if target is None or not is_gpu_target(target):
+        return None
+    if target not in manifest.memory.devices:
+        raise TargetUnavailable(
+            f"The package does not say what {target} takes on a device: an earlier version of Tessera made it.",
+            hint="Pack the model again.",
+        )
+    return manifest.memory.devices[target]
 
 
 def _memory_of(target: str | None) -> int:
