@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from decode_function import decode_function
 from numpy.typing import NDArray
 from xdsl.dialects.builtin import ModuleOp
 
@@ -44,7 +45,7 @@ class HeadProgram:
 
     def module(self) -> ModuleOp:
         body, result, type_ = self.text()
-        return parse_ir(_FRAME.format(body=body, result=result, type=type_))
+        return parse_ir(decode_function(body, result, type_))
 
     def text(self) -> tuple[str, str, str]:
         """The ops of the function, what it returns, and the type of that."""
@@ -114,18 +115,6 @@ class HeadProgram:
             f"{_type((VOCABULARY,), 'L')}",
         ]
         return "\n    ".join(["", *lines]), "%logits", _type((VOCABULARY,), "L")
-
-
-_FRAME = """
-"builtin.module"() ({{
-  "func.func"() <{{function_type = (tensor<?xi32, "T">, tensor<?xi32, "T">, tensor<?xi32, "L">) -> {type},
-                  sym_name = "decode_graph"}}> ({{
-  ^bb0(%ids : tensor<?xi32, "T">, %positions : tensor<?xi32, "T">, %rows : tensor<?xi32, "L">):
-    {body}
-    "func.return"({result}) : ({type}) -> ()
-  }}) : () -> ()
-}}) {{sym_name = "main"}} : () -> ()
-"""
 
 
 def _type(shape: tuple[int, ...], rows: str = "") -> str:

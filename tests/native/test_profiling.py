@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from llvmlite import ir
+from object_files import object_with
 
-from tessera_compiler.targets.cpu.object_code import CPU_CLASSES, compile_ir
+from tessera_compiler.targets.cpu.object_code import CPU_CLASSES
 from tessera_compiler.targets.cpu.probes import KINDS, PROBE, READ_BYTES, add_probe
-from tessera_compiler.targets.cpu.step_protocol import EXPORTS, StepProtocol
+from tessera_compiler.targets.cpu.step_protocol import EXPORTS
 from tessera_runtime.errors import TargetUnavailable
 from tessera_runtime.executor.cpu.memory import address_of, zeroed_memory
 from tessera_runtime.executor.cpu.native_object import NativeObject
@@ -21,14 +21,7 @@ from tessera_runtime.executor.cpu.timeline import Timeline
 
 
 def object_with_probe(name: str) -> bytes:
-    entry = CPU_CLASSES[name]
-    module = ir.Module()
-    protocol = StepProtocol(module, entry.machine)
-    body = protocol.declare_body()
-    ir.IRBuilder(body.append_basic_block()).ret_void()
-    protocol.finish(body, 1)
-    add_probe(module, entry)
-    return compile_ir(str(module), entry, [*EXPORTS, PROBE])
+    return object_with(name, PROBE, add_probe)
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from llvmlite import ir
+from object_files import object_with
 
-from tessera_compiler.targets.cpu.object_code import CPU_CLASSES, compile_ir
-from tessera_compiler.targets.cpu.step_protocol import EXPORTS, StepProtocol
+from tessera_compiler.targets.cpu.object_code import CPU_CLASSES
+from tessera_compiler.targets.cpu.step_protocol import EXPORTS
 from tessera_compiler.targets.cpu.vector_math import VectorMath
 from tessera_compiler.targets.cpu.weighing import RUN, WEIGH, add_weigh
 from tessera_runtime.errors import ExecutionError
@@ -21,14 +21,7 @@ from tessera_runtime.executor.cpu.weigher import Weigher
 
 
 def object_that_weighs(name: str) -> bytes:
-    entry = CPU_CLASSES[name]
-    module = ir.Module()
-    protocol = StepProtocol(module, entry.machine)
-    body = protocol.declare_body()
-    ir.IRBuilder(body.append_basic_block()).ret_void()
-    protocol.finish(body, 1)
-    add_weigh(module, VectorMath(module))
-    return compile_ir(str(module), entry, [*EXPORTS, WEIGH])
+    return object_with(name, WEIGH, lambda module, _: add_weigh(module, VectorMath(module)))
 
 
 def open_object(folder: Path, name: str) -> NativeObject:

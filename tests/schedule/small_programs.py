@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from decode_function import decode_function
 from numpy.typing import NDArray
 from xdsl.dialects.builtin import ModuleOp, StringAttr
 from xdsl.dialects.func import FuncOp, ReturnOp
@@ -22,21 +23,10 @@ from tessera_pack.quantize_groups import quantize_groups
 Array = NDArray[Any]
 IDS = 11
 
-FRAME = """
-"builtin.module"() ({{
-  "func.func"() <{{function_type = (tensor<?xi32, "T">, tensor<?xi32, "T">, tensor<?xi32, "L">) -> {type},
-                  sym_name = "decode_graph"}}> ({{
-  ^bb0(%ids : tensor<?xi32, "T">, %positions : tensor<?xi32, "T">, %rows : tensor<?xi32, "L">):
-{body}
-    "func.return"({result}) : ({type}) -> ()
-  }}) : () -> ()
-}}) {{sym_name = "main"}} : () -> ()
-"""
-
 
 def program(body: str, result: str, type_: str) -> ModuleOp:
     """A module whose function has these ops and gives `result`; `%ids`, `%positions` and `%rows` are its inputs."""
-    return parse_ir(FRAME.format(body=body, result=result, type=type_))
+    return parse_ir(decode_function(body, result, type_))
 
 
 class RandomProgram:
