@@ -188,11 +188,13 @@ def time_serving(model: GpuModel, executor: GpuExecutor, bounds: Bounds, seed: i
         )
     began = time.perf_counter()
     steps = 0
-    while core.has_work:
-        core.step()
-        steps += 1
+    try:
+        while core.has_work:
+            core.step()
+            steps += 1
+    finally:
+        check.submit, check.step = submit, step  # type: ignore[method-assign]
     seconds = time.perf_counter() - began
-    check.submit, check.step = submit, step  # type: ignore[method-assign]
     return ServingTime(seconds, bound, sum(p for p, _ in lengths), sum(a for _, a in lengths), steps)
 
 
@@ -226,14 +228,58 @@ def kernel_times(model: GpuModel, executor: GpuExecutor, tokens: int) -> list[Ke
         if group in times or group not in by_group:
             continue
         kind = model.raw["groups"][group]["kind"]
-        shapes = [model.raw["weights"][a.index]["shape"] for a in launch.arguments if a.kind == "weight"]
-        matrices = [shape for shape in shapes if len(shape) == 2]
-        if kind == "linear" and len(matrices) == 1:
-            rows, columns = matrices[0]
-            count = tokens if all(each.name != "logit_rows" for each in launch.arguments) else 1
+        matrix = matrix_of(model, group)
+        if matrix:
+            rows, columns = matrix
+            of_logits = str(model.raw["groups"][group]["variants"][-1]["grid"][0]).startswith("L")
+            count = 1 if of_logits else tokens
             shape = (count, rows, columns)
             times[group] = KernelTime(group, shape, by_group[group], 2.0 * count * rows * columns)
         elif kind == "attention":
             flops = 4.0 * heads * width * tokens * (tokens + 1) / 2
             times[group] = KernelTime(group, (tokens, heads, width), by_group[group], flops)
     return list(times.values())
+
+
+@dataclass(frozen=True)
+class GroupTime:
+    """The launches of one group in a step, each timed alone."""
+
+    group: str
+    source: str
+    """The work it was compiled from."""
+    shape: tuple[int, ...]
+    """Of its matrix, if it is a product."""
+    launches: int
+    seconds: float
+    """Of all of them."""
+
+
+def launch_times(
+    model: GpuModel, executor: GpuExecutor, users: int, context: int, repeats: int = 10
+) -> tuple[float, list[GroupTime]]:
+    """Seconds of a whole decoding step on the device, and what its launches take, in order of the first of each
+    group."""
+    batch = decoding_batch(model, users, context)
+    form: Form = "greedy" if executor.draws else "logits"
+    step = executor.time_step(batch, form)
+    found: dict[str, list[float]] = {}
+    for each in executor.time_launches(batch, form, repeats):
+        found.setdefault(each.group, []).append(each.seconds)
+    return step, [
+        GroupTime(group, model.raw["groups"][group]["source"], matrix_of(model, group), len(times), sum(times))
+        for group, times in found.items()
+    ]
+
+
+def matrix_of(model: GpuModel, group: str) -> tuple[int, ...]:
+    """The shape of a product's matrix; empty if there is none, or more than one."""
+    if model.raw["groups"][group]["kind"] != "linear":
+        # Others may name a matrix only to have it fetched early.
+        return ()
+    for launch in model.program.launches:
+        if launch.group == group:
+            shapes = [model.raw["weights"][each.index]["shape"] for each in launch.arguments if each.kind == "weight"]
+            matrices = [shape for shape in shapes if len(shape) == 2]
+            return tuple(matrices[0]) if len(matrices) == 1 else ()
+    return ()

@@ -5,9 +5,11 @@ there is a GPU. Speed does not need sense.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import zlib
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +60,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
 }
-CONSTANTS = "constants.json"
+CONSTANTS, BUILT = "constants.json", "built.json"
 TINY = "qwen3-tiny"
-"""For tests of numbers; nobody is interested in its speed."""
+"""For tests of numbers; nobody is interested in its speed. Its vocabulary is so large that few rows of its head's
+product are turned, while the products before are not: both are compared with those of many rows."""
 CONFIGS[TINY] = {
     **_QWEN3,
     "hidden_size": 256,
@@ -69,7 +72,7 @@ CONFIGS[TINY] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 64,
-    "vocab_size": 1000,
+    "vocab_size": 6144,
     "tie_word_embeddings": False,
 }
 MEASURED = ("qwen3-0.6b", "qwen2.5-1.5b", "qwen3-8b")
@@ -97,6 +100,14 @@ class GpuModel:
         return cls(folder.name, folder, config, raw, read_program(raw))
 
     @property
+    def built(self) -> dict[str, Any]:
+        """How it was compiled, for people."""
+        path = self.folder / BUILT
+        groups = [group["tuned"] for group in self.raw["groups"].values() if group.get("tuned") is not None]
+        built: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return {**built, "products": len(groups), "tuned": sum(groups)}
+
+    @property
     def layers(self) -> int:
         return int(self.config["num_hidden_layers"])
 
@@ -120,14 +131,15 @@ class GpuModel:
     @property
     def matrix_elements(self) -> int:
         """Multiply-adds of one token, the head's included."""
-        return sum(
-            int(np.prod(self.raw["weights"][argument.index]["shape"]))
+        matrices = {
+            argument.index
             for launch in self.program.launches
             for argument in launch.arguments
             if argument.kind == "weight"
             and len(self.raw["weights"][argument.index]["shape"]) == 2
             and all(each.name != "token_ids" for each in launch.arguments)
-        )
+        }
+        return sum(int(np.prod(self.raw["weights"][index]["shape"])) for index in matrices)
 
 
 class RandomSource:
@@ -147,6 +159,8 @@ class RandomSource:
             "f16": normal.astype(np.float16).view(np.uint8),
             "f32": normal.view(np.uint8),
             "u8": random.integers(0, 256, 2 * _BLOCK, np.uint8),
+            # Of either sign, and none that is no number: at most 1.75.
+            "f8_e4m3": random.integers(0, 2, 2 * _BLOCK, np.uint8) << 7 | random.integers(0, 64, 2 * _BLOCK, np.uint8),
         }
 
     def size(self, name: str) -> int:
@@ -188,6 +202,15 @@ def _stored(constant: NDArray[np.float32], size: int) -> bytes:
     return padded.ljust(size, b"\0")
 
 
+def write_config(name: str, folder: Path) -> Path:
+    """Writes `folder`/NAME/config.json, which is all of a checkpoint that `tessera autotune` reads; returns its
+    folder."""
+    place = folder / name
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "config.json").write_text(json.dumps(CONFIGS[name], indent=2) + "\n", encoding="utf-8")
+    return place
+
+
 def prepare(name: str, target: str, folder: Path, dtype: str = "bf16") -> int:
     """Compiles a model into `folder`/NAME, for `run` on a machine that has the GPU; returns the bytes of its code."""
     from transformers import AutoConfig
@@ -195,13 +218,16 @@ def prepare(name: str, target: str, folder: Path, dtype: str = "bf16") -> int:
     from tessera_compiler.device_driver import DeviceOptions, compile_for_devices
     from tessera_compiler.frontends.huggingface import import_model
     from tessera_compiler.graph.pipeline import simplify
+    from tessera_compiler.schedule.device_tuned_cache import load_device_tuned
+    from tessera_compiler.schedule.tuned_cache import shipped_cache
     from tessera_compiler.targets.program import ProgramLimits
 
     config = CONFIGS[name]
     imported = import_model(AutoConfig.for_model(**config), MAX_MODEL_LEN)
     simplify(imported.module)
     limits = ProgramLimits(MAX_TOKENS, MAX_MODEL_LEN, imported.vocab_size)
-    options = DeviceOptions((target,), dtype, limits)
+    tuned = load_device_tuned(shipped_cache(), (target,))
+    options = DeviceOptions((target,), dtype, limits, tuned=tuned)
     compiled_all = compile_for_devices(imported.module, options)
     compiled = compiled_all.targets[0]
     place = folder / name
@@ -210,6 +236,10 @@ def prepare(name: str, target: str, folder: Path, dtype: str = "bf16") -> int:
         (place / file).write_bytes(data)
     (place / "program.json").write_text(json.dumps(compiled.program), encoding="utf-8")
     (place / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    built = {"target": target, "dtype": dtype}
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        built["triton"] = metadata.version("triton")
+    (place / BUILT).write_text(json.dumps(built), encoding="utf-8")
     recipes = {recipe.name: [*recipe.sources] for recipe in compiled_all.weights}
     (place / "recipes.json").write_text(json.dumps(recipes), encoding="utf-8")
     constants = {

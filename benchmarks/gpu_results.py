@@ -35,6 +35,10 @@ GOALS: dict[str, Goal] = {
 }
 
 
+MEASURED_BY = {"layer": "decode", "idle": "serving", "matmul": "kernels", "attention": "kernels"}
+"""The parts that measure figures of other names."""
+
+
 @dataclass
 class Results:
     """Figures by name, with the raw numbers they came from."""
@@ -49,33 +53,52 @@ class Results:
         self.figures[name] = value
         if raw:
             self.raw[name] = raw
-        print(f"{name}: {_shown(name, value)}", flush=True)
+        print(f"{name}: {shown(name, value)}", flush=True)
 
     def write(self, path: Path) -> None:
+        """As a whole or not at all: a run that is killed keeps what it had written before."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1, default=str) + "\n", encoding="utf-8")
+        new = path.with_name(path.name + ".new")
+        new.write_text(json.dumps(asdict(self), indent=1, default=str) + "\n", encoding="utf-8")
+        new.replace(path)
 
     @classmethod
     def read(cls, path: Path) -> Results:
         return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+    def verdict(self, name: str) -> str:
+        """How a figure stands to its goal."""
+        goal, value = GOALS[name], self.figures.get(name)
+        if value is None:
+            return self._why(name)
+        reached = (value <= goal.must) if goal.less else (value >= goal.must)
+        best = (value <= goal.aim) if goal.less else (value >= goal.aim)
+        return "aim met" if best else "must met" if reached else "missed"
+
+    def _why(self, name: str) -> str:
+        """Why there is no such figure."""
+        kind, _, model = name.partition(" ")
+        part = MEASURED_BY.get(kind, kind)
+        for failed, reason in self.failures.items():
+            # Figures of all models miss what any part could not measure.
+            if failed in (name, f"{part} {model}", f"open {model}") or (not model and failed.startswith(f"{part} ")):
+                return f"{failed}: {reason}"
+        return "not measured"
 
     def table(self) -> str:
         """Every figure with a goal, as Markdown."""
         lines = ["| figure | measured | must | aim | |", "|---|---|---|---|---|"]
         for name, goal in GOALS.items():
             value = self.figures.get(name)
-            if value is None:
-                lines.append(f"| {name} | {self.failures.get(name, 'not measured')} | | | |")
-                continue
-            reached = (value <= goal.must) if goal.less else (value >= goal.must)
-            best = (value <= goal.aim) if goal.less else (value >= goal.aim)
-            verdict = "aim" if best else "must" if reached else "missed"
-            cells = (_shown(name, number) for number in (value, goal.must, goal.aim))
-            lines.append(f"| {name} | {' | '.join(cells)} | {verdict} |")
+            measured = "" if value is None else shown(name, value)
+            lines.append(
+                f"| {name} | {measured} | {shown(name, goal.must)} | {shown(name, goal.aim)} | {self.verdict(name)} |"
+            )
         return "\n".join(lines)
 
 
-def _shown(name: str, value: float) -> str:
+def shown(name: str, value: float) -> str:
+    """A figure in the unit of its kind, which is the first word of its name."""
     kind = name.split(" ", 1)[0]
     if kind == "layer":
         return f"{value * 1e6:.1f} µs"

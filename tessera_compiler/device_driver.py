@@ -117,9 +117,6 @@ def _schedules(
         for target in targets:
             chosen[target][name] = {
                 "tuned": group.tuned is not None,
-                "blocking": [
-                    [each.max_tokens or None, each.rows, each.outputs, each.depth, each.warps, each.stages]
-                    for each in device_blockings_of(group, target)
-                ],
+                "blocking": [each.listed() for each in device_blockings_of(group, target)],
             }
     return chosen

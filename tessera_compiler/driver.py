@@ -27,6 +27,7 @@ from tessera_compiler.schedule.passes.choose_numerics import KV_DTYPES, ChooseNu
 from tessera_compiler.schedule.passes.find_peaks import FindPeaks
 from tessera_compiler.schedule.passes.flatten_concats import FlattenConcats
 from tessera_compiler.schedule.passes.form_groups import FormGroups
+from tessera_compiler.schedule.passes.join_rounding import JoinRounding
 from tessera_compiler.schedule.passes.mark_layers import MarkLayers
 from tessera_compiler.schedule.passes.plan_memory import PlanMemory
 from tessera_compiler.schedule.passes.plan_phases import PlanPhases
@@ -73,6 +74,7 @@ def schedule_passes(options: CompileOptions) -> tuple[Pass, ...]:
         FindPeaks(),
         FlattenConcats(),
         FormGroups(heads=True),
+        JoinRounding(quantized=True),
         PlanTiles(options.classes, options.tuned),
         PlanPhases(),
         PlanMemory(),

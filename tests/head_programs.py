@@ -27,6 +27,7 @@ class HeadProgram:
     interleaved: bool = False
     bias: bool = False
     norm: bool = False
+    window: int = 0
 
     @property
     def outputs(self) -> int:
@@ -104,8 +105,8 @@ class HeadProgram:
             rows(self.queries * self.width),
         )
         lines += [
-            f'%a = "graph.attention"({", ".join(made)}) {{layer = 0 : i64, scale = 0.25 : f64, window = 0 : i64, '
-            f"softcap = 0.0 : f64}} : ({queries}, {keys}, {keys}) -> {queries}",
+            f'%a = "graph.attention"({", ".join(made)}) {{layer = 0 : i64, scale = 0.25 : f64, '
+            f"window = {self.window} : i64, softcap = 0.0 : f64}} : ({queries}, {keys}, {keys}) -> {queries}",
             f'%flat = "graph.reshape"(%a) : ({queries}) -> {flat}',
             _weight("o", DEPTH, self.queries * self.width),
             f'%out = "graph.linear"(%flat, %o) : ({flat}, {_type((DEPTH, self.queries * self.width))}) -> '

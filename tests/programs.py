@@ -69,10 +69,10 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "qwen3": _USUAL,
     "glm": _USUAL,
-    "cohere": _USUAL,
+    "cohere": {**_USUAL, "head_dim": 64},
 }
 """A ragged Llama (no size is a multiple of anything), softcaps and windows, LayerNorm with biases, per-head norms, and
-rotary embeddings that are partial and interleaved."""
+rotary embeddings that are partial and interleaved, with heads that are whole groups of columns."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.cpu import large_model
@@ -17,6 +18,7 @@ from benchmarks.cpu.prepare import ROOT, Prepared, Source, prepare
 from benchmarks.cpu.results import Results, load, save
 from benchmarks.cpu.rounds import DriverFailed
 from benchmarks.cpu.run import Options, measure, refuse_a_busy_machine
+from benchmarks.cpu.settings import PACKAGES
 from benchmarks.cpu.work import ALL, ROUNDS, THREADS, figure
 from tessera_pack.gguf import convert_gguf
 from tools.fetch_smollm2 import FetchFailed, fetch
@@ -51,7 +53,7 @@ def _arguments() -> argparse.Namespace:
     add("--rounds", type=int, help=f"default: {ROUNDS}, with --quick 1")
     add("--threads", type=int, default=THREADS, help="of every engine (default: %(default)s)")
     add("--text", type=Path, help="measure perplexity on this UTF-8 text, such as WikiText-2's test split")
-    add("--large", action="store_true", help="also a model of Qwen2.5-1.5B's shape (20 GB of disk, 10 GB of memory)")
+    add("--large", action="store_true", help="also a model of Qwen2.5-1.5B's shape (25 GB of disk, 10 GB of memory)")
     add("--quick", action="store_true", help="everybody's first settings, without looking for better ones")
     add("--under", default="", metavar="COMMAND", help="put before every measurement, such as 'numactl -m 0'")
     add("--prepare-only", action="store_true", help="install, convert and pack, measure nothing")
@@ -68,11 +70,12 @@ def _prepare(
     source = smollm2(folder)
     models = folder / "models"
 
-    def prepared(model: Source) -> tuple[Source, Prepared]:
-        return model, prepare(model, models, peers, _say, keep_packages=arguments.keep_packages)
+    def prepared(model: Source, packages: Iterable[str]) -> tuple[Source, Prepared]:
+        kept = arguments.keep_packages
+        return model, prepare(model, models, peers, _say, keep_packages=kept, packages=packages)
 
-    small = prepared(source)
-    large = prepared(large_model.make(models, source)) if arguments.large else None
+    small = prepared(source, PACKAGES)
+    large = prepared(large_model.make(models, source), large_model.PACKAGES) if arguments.large else None
     under = shlex.split(arguments.under)
     options = Options(
         folder,

@@ -36,6 +36,8 @@ CONFIG = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+PACKAGES = ("int4", "int8", "bf16")
+"""Weights outweigh the cache of a few users so far that what it holds does not show; each takes a minute to pack."""
 TITLE = "Qwen2.5-1.5B's shape, random weights"
 _SEED = 20
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")

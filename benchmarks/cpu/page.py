@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.cpu import scaling, targets
 from benchmarks.cpu.results import ModelResults, Results
 from benchmarks.cpu.shapes import bytes_per_second, multiply_adds_per_second
-from benchmarks.cpu.tables import megabytes, percent, rate, ratio, table
+from benchmarks.cpu.tables import megabytes, percent, perplexity, rate, ratio, table
 from benchmarks.cpu.targets import Outcome, judge, verdict
 from benchmarks.cpu.work import ALL, DECODE_1, PREFILL, Work, figure, spread
 
@@ -57,20 +57,19 @@ def _circumstances(results: Results) -> str:
 
 
 def _targets(results: Results, small: ModelResults) -> str:
-    rows = [_outcome_row(outcome) for outcome in judge(small.samples)]
+    rows = [_outcome_row(outcome, small) for outcome in judge(small.samples)]
     rows += _bounds(results, small)
-    heads = ["work", "Tessera", "tokens/s", "against", "tokens/s", "ratio", "in single rounds", "must", "aim", ""]
+    side = ["tokens/s", "perplexity"]
+    heads = ["work", "Tessera", *side, "against", *side, "ratio", "in single rounds", "must", "aim", ""]
     return table(heads, rows)
 
 
-def _outcome_row(outcome: Outcome) -> list[str]:
+def _outcome_row(outcome: Outcome, model: ModelResults) -> list[str]:
     target = outcome.target
     return [
         target.title,
-        outcome.ours[0] if outcome.ours else "–",
-        rate(outcome.ours[1] if outcome.ours else None),
-        outcome.theirs[0] if outcome.theirs else "–",
-        rate(outcome.theirs[1] if outcome.theirs else None),
+        *_side(outcome.ours, target.work, model),
+        *_side(outcome.theirs, target.work, model),
         ratio(outcome.ratio),
         f"{outcome.between[0]:.2f}–{outcome.between[1]:.2f}" if outcome.between else "–",
         ratio(target.must),
@@ -79,18 +78,39 @@ def _outcome_row(outcome: Outcome) -> list[str]:
     ]
 
 
+def _side(found: tuple[str, float] | None, work: Work, model: ModelResults) -> list[str]:
+    """A contender with the settings it used, its rate, and the perplexity it has with these."""
+    if found is None:
+        return ["–"] * 3
+    name, value = found
+    label = model.choices.get(name, {}).get(work.name, "")
+    return [_with_settings(model, name, work), rate(value), perplexity(_perplexity(model, name, label))]
+
+
+def _with_settings(model: ModelResults, contender: str, work: Work) -> str:
+    label = model.choices.get(contender, {}).get(work.name)
+    return f"{contender}: {label}" if label else contender
+
+
+def _perplexity(model: ModelResults, contender: str, label: str) -> float | None:
+    """Of a contender with these settings."""
+    return model.perplexity.get(model.qualities.get(contender, {}).get(label, ""))
+
+
 def _bounds(results: Results, small: ModelResults) -> Iterator[list[str]]:
     for dtype in ("int4", "int8", "bf16"):
         name = f"Tessera {dtype}"
         speed, memory = figure(small.samples, name, DECODE_1.name), small.bandwidths.get(name)
         share = None
-        if memory and small.shape and name in small.bytes:
+        if memory and name in small.bytes and name in small.context_bytes:
             context = DECODE_1.prompt + DECODE_1.new / 2
-            needed = bytes_per_second(1.0, small.bytes[name], small.shape, context)
+            needed = bytes_per_second(1.0, small.bytes[name], small.context_bytes[name], context)
             samples = small.samples[name][DECODE_1.name]
             share = statistics.median(needed * rate / read for rate, read in zip(samples, memory, strict=False))
         bound = f"{statistics.median(memory) / 1e9:,.0f} GB/s" if memory else "–"
-        yield _bound_row("bytes read, 1 user", name, speed, bound, share, targets.READ_SHARE)
+        yield _bound_row(
+            "bytes read, 1 user", _with_settings(small, name, DECODE_1), speed, bound, share, targets.READ_SHARE
+        )
     peak = statistics.median(results.peaks["int8"]) if results.peaks.get("int8") else None
     name = "Tessera int8"
     speed = figure(small.samples, name, PREFILL.name)
@@ -98,13 +118,14 @@ def _bounds(results: Results, small: ModelResults) -> Iterator[list[str]]:
     if peak and speed and small.shape:
         share = multiply_adds_per_second(speed, PREFILL.prompt, small.shape) / peak
     bound = f"{peak / 1e9:,.0f} GMAC/s" if peak else "–"
-    yield _bound_row("int8 multiply-adds, prefill 512", name, speed, bound, share, targets.INT8_SHARE)
+    shown = _with_settings(small, name, PREFILL)
+    yield _bound_row("int8 multiply-adds, prefill 512", shown, speed, bound, share, targets.INT8_SHARE)
 
 
 def _bound_row(
     title: str, name: str, speed: float | None, bound: str, share: float | None, limits: tuple[float, float]
 ) -> list[str]:
-    row = [title, name, rate(speed), "the machine", bound, percent(share), "", *map(percent, limits)]
+    row = [title, name, rate(speed), "", "the machine", bound, "", percent(share), "", *map(percent, limits)]
     return [*row, verdict(share, *limits)]
 
 
@@ -130,20 +151,32 @@ def _quality(model: ModelResults) -> str:
     if not model.perplexity:
         return "Not measured in this run: `--text` names the text."
     rows = [
-        [name, f"{value:.2f}", megabytes(model.bytes.get(name))] for name, value in sorted(model.perplexity.items())
+        [
+            name,
+            perplexity(value),
+            megabytes(model.bytes.get(name)),
+            targets.quality_verdict(name, model.perplexity, model.bytes),
+        ]
+        for name, value in sorted(model.perplexity.items())
     ]
     return (
-        "Perplexity of the same windows of the same text, and the size of the file, or of a package's weights.\n\n"
-        + table(["", "perplexity", "MB"], rows)
+        "Perplexity of the same windows of the same text, and the size of the file, or of a package's weights. "
+        f"int8 must be within {targets.INT8_PERPLEXITY - 1:.0%} of Tessera bf16, int4 no worse than llama.cpp Q4_0 at "
+        "no more bytes; *kv8* keeps keys and values in int8.\n\n" + table(["", "perplexity", "MB", ""], rows)
     )
 
 
 def _settings(model: ModelResults) -> str:
     if all(len(tried) < 2 for tried in model.tuning.values()):
-        return "Every engine's first ones; better ones were not looked for."
+        lines = [f"- {name}: {label}" for name, tried in model.tuning.items() for label in tried]
+        return "Every engine's first ones; better ones were not looked for.\n\n" + "\n".join(lines)
     works = _works(model)
     rows = [
-        [f"{name}: {label}", *(rate(figures.get(work.name)) for work in works)]
+        [
+            f"{name}: {label}",
+            *(rate(figures.get(work.name)) for work in works),
+            perplexity(_perplexity(model, name, label)),
+        ]
         for name, tried in model.tuning.items()
         for label, figures in tried.items()
         if len(tried) > 1
@@ -154,7 +187,11 @@ def _settings(model: ModelResults) -> str:
         if len(model.tuning.get(name, {})) > 1
     ]
     return "What was tried, one measurement each:\n\n" + "\n\n".join(
-        [table(["", *(work.title for work in works)], rows), "What was used in the rounds:", "\n".join(chosen)]
+        [
+            table(["", *(work.title for work in works), "perplexity"], rows),
+            "What was used in the rounds:",
+            "\n".join(chosen),
+        ]
     )
 
 

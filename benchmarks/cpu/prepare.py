@@ -5,14 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.cpu.settings import Files
+from benchmarks.cpu.settings import PACKAGES, Files
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-DTYPES = ("int4", "int8", "bf16")
 GGUF_KINDS = ("Q4_0", "Q8_0", "BF16")
 # Groups of 128 do not divide SmolLM2's 576 columns; one group per row is the coarsest there is.
 OPENVINO_VARIANTS = {
@@ -43,7 +42,9 @@ class Prepared:
     left_out: dict[str, str]
 
 
-def prepare(source: Source, folder: Path, peers: Path, say: Say, *, keep_packages: bool) -> Prepared:
+def prepare(
+    source: Source, folder: Path, peers: Path, say: Say, *, keep_packages: bool, packages: Iterable[str] = PACKAGES
+) -> Prepared:
     """Converted files are kept in `folder` from run to run; packages are made anew, because the compiler changes."""
     folder.mkdir(parents=True, exist_ok=True)
     files, left_out = Files(), {}
@@ -62,15 +63,17 @@ def prepare(source: Source, folder: Path, peers: Path, say: Say, *, keep_package
             left_out[f"OpenVINO {variant}"] = reason
         else:
             files.openvino[variant] = target
-    for dtype in DTYPES:
-        target = folder / f"{source.key}.{dtype}.tspkg"
+    for name in packages:
+        packing = PACKAGES[name]
+        target = folder / f"{source.key}.{name}.tspkg"
         if not keep_packages:
             shutil.rmtree(target, ignore_errors=True)
         command = [sys.executable, "-m", "tessera", "pack", "--from-hf", str(source.checkpoint), "--no-verify"]
-        if reason := _make(target, [*command, "--dtype", dtype, "--out", str(_partial(target))], say):
-            left_out[f"Tessera {dtype}"] = reason
+        command += ["--dtype", packing.dtype, *packing.options, "--out", str(_partial(target))]
+        if reason := _make(target, command, say):
+            left_out[f"Tessera {name}"] = reason
         else:
-            files.packages[dtype] = target
+            files.packages[name] = target
     return Prepared(files, left_out)
 
 

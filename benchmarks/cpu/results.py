@@ -13,8 +13,6 @@ class Shape(msgspec.Struct, frozen=True):
     layer_multiply_adds: int
     """Of the matrices of all layers, for one token."""
     head_multiply_adds: int
-    context_bytes: int
-    """Of keys and values, for one token that is attended to."""
 
 
 class ModelResults(msgspec.Struct):
@@ -27,12 +25,16 @@ class ModelResults(msgspec.Struct):
     """The settings that were best: contender, work."""
     tuning: dict[str, dict[str, dict[str, float]]] = {}
     """Contender, settings, work: what looking for them measured."""
+    qualities: dict[str, dict[str, str]] = {}
+    """Contender, settings: under which name their perplexity stands, where it can be measured."""
     bandwidths: dict[str, list[float]] = {}
     """Of Tessera's packages: bytes a second that the memory gave just before and after the decode of one user, one of
     each round. It may change within seconds on a machine whose memory others share."""
     perplexity: dict[str, float] = {}
     bytes: dict[str, int] = {}
     """Of the files, and for a package of its weights."""
+    context_bytes: dict[str, int] = {}
+    """Of keys and values, for one token that is attended to by the package that decodes for one user."""
     shape: Shape | None = None
     left_out: dict[str, str] = {}
     """What could not be prepared or run, and why."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from benchmarks.cpu.results import Shape
 
 
-def shape_of(checkpoint: Path, cache_bytes: int = 2) -> Shape:
-    """Of a decoder with grouped heads and a gated feed-forward; `cache_bytes` is the size of a cached number."""
+def shape_of(checkpoint: Path) -> Shape:
+    """Of a decoder with grouped heads and a gated feed-forward."""
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     width = config.get("head_dim") or hidden // heads
@@ -19,13 +19,12 @@ def shape_of(checkpoint: Path, cache_bytes: int = 2) -> Shape:
     return Shape(
         layer_multiply_adds=layers * (attention + 3 * hidden * config["intermediate_size"]),
         head_multiply_adds=hidden * config["vocab_size"],
-        context_bytes=2 * layers * narrow * cache_bytes,
     )
 
 
-def bytes_per_second(rate: float, weights: int, shape: Shape, context: float) -> float:
-    """What one user's decode reads: all weights and the cache of `context` tokens for every token."""
-    return rate * (weights + shape.context_bytes * context)
+def bytes_per_second(rate: float, weights: int, context_bytes: int, context: float) -> float:
+    """What one user's decode reads: all weights and, of `context` tokens, keys and values for every token."""
+    return rate * (weights + context_bytes * context)
 
 
 def multiply_adds_per_second(rate: float, tokens: int, shape: Shape) -> float:

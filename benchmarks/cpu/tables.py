@@ -26,6 +26,10 @@ def ratio(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}×"
 
 
+def perplexity(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
 def percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.0%}"
 

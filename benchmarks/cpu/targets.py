@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from benchmarks.cpu.work import DECODE_1, DECODE_8, DECODE_32, DECODE_64, PREFILL, Samples, Work, best, ratio_range
@@ -40,6 +41,8 @@ NEIGHBOUR_SHARE = 0.45
 """Of the idle decode rate, beside a process that keeps one core busy."""
 CLIFF = 1.3
 """A step may take this many times what the line through its neighbours says."""
+INT8_PERPLEXITY = 1.01
+"""Of int8 weights, at most so many times that of bf16."""
 SAME_RATIO = 0.9
 """A larger model's ratio may be this part of the small one's."""
 
@@ -66,6 +69,20 @@ def judge(samples: Samples, targets: tuple[Target, ...] = TARGETS) -> list[Outco
         between = ratio_range(samples, ours[0], theirs[0], target.work.name) if ours and theirs else None
         outcomes.append(Outcome(target, ours, theirs, ratio, between))
     return outcomes
+
+
+def quality_verdict(name: str, perplexity: Mapping[str, float], sizes: Mapping[str, int]) -> str:
+    """One word about a package's perplexity, none about peers or where nothing is to compare with.
+
+    int8 stays near bf16; int4 is no worse than llama.cpp's Q4_0, at no more bytes.
+    """
+    found = perplexity[name]
+    if name.startswith("Tessera int8") and (exact := perplexity.get("Tessera bf16")):
+        return "met" if found <= INT8_PERPLEXITY * exact else "missed"
+    peer = "llama.cpp Q4_0"
+    if name.startswith("Tessera int4") and peer in perplexity and name in sizes and peer in sizes:
+        return "met" if found <= perplexity[peer] and sizes[name] <= sizes[peer] else "missed"
+    return ""
 
 
 def verdict(value: float | None, must: float, aim: float) -> str:

@@ -19,7 +19,7 @@ COMMANDS = {
     "eval": "Measure perplexity on a text.",
     "run": "Serve packages over HTTP.",
     "chat": "Talk with a package or a server in the terminal.",
-    "autotune": "Find the fastest schedules for this processor.",
+    "autotune": "Find the fastest schedules for this machine.",
     "bench": "Measure the speed of a package or a server.",
     "info": "Show what this machine can run.",
     "version": "Show versions.",

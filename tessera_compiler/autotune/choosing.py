@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple, replace
+from dataclasses import Field, astuple, replace
+from typing import Any, ClassVar, Protocol, TypeVar
 
-from tessera_compiler.schedule.passes.plan_tiles import ANY_TOKENS, Blocking
+from tessera_compiler.schedule.passes.plan_tiles import ANY_TOKENS
 
 COST_OF_A_VARIANT = 0.08
 """A boundary more is worth its code only if it makes the points on one side of it this much faster, in sum."""
@@ -14,20 +15,32 @@ COST_OF_A_VARIANT = 0.08
 ADVANTAGE_OF_DEFAULTS = 0.03
 """What must be gained against a default: times of the same kernel differ by as much."""
 
-Times = Mapping[int, Mapping[Blocking, float]]
-"""Number of rows → candidate → seconds. Not all candidates need to be there at all points."""
+
+class AnyBlocking(Protocol):
+    """What blockings of processors and of devices have in common."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def max_tokens(self) -> int: ...
+
+    def __hash__(self) -> int: ...
 
 
-def choose(times: Times, defaults: Iterable[Blocking] = ()) -> tuple[Blocking, ...]:
+B = TypeVar("B", bound=AnyBlocking)
+
+
+def choose(times: Mapping[int, Mapping[B, float]], defaults: Iterable[B] = ()) -> tuple[B, ...]:
     """The blockings, in ascending order of `max_tokens`, that lose least against the best at each point.
 
-    What is lost is the sum over the points of the logarithm of the time, against the best there.
+    `times` is number of rows → candidate → seconds; not all candidates need to be there at all points. What
+    is lost is the sum over the points of the logarithm of the time, against the best there.
     """
     points = sorted(times)
     preferred = {replace(blocking, max_tokens=ANY_TOKENS) for blocking in defaults}
     best = {point: min(times[point].values()) for point in points}
     # cheapest[i]: the least cost of the points before i, and the blockings they get.
-    cheapest: list[tuple[float, tuple[Blocking, ...]]] = [(0.0, ())]
+    cheapest: list[tuple[float, tuple[B, ...]]] = [(0.0, ())]
     for end in range(1, len(points) + 1):
         options = []
         for start in range(end):
@@ -43,6 +56,6 @@ def choose(times: Times, defaults: Iterable[Blocking] = ()) -> tuple[Blocking, .
     return cheapest[-1][1]
 
 
-def chosen_at(blockings: tuple[Blocking, ...], rows: int) -> Blocking:
+def chosen_at(blockings: tuple[B, ...], rows: int) -> B:
     """The one that runs a step of so many rows."""
     return next(each for each in blockings if each.max_tokens == ANY_TOKENS or rows <= each.max_tokens)

@@ -13,6 +13,10 @@ class UnknownTuningTarget(TuningError):
     """The target has nothing that is tuned, or does not exist."""
 
 
+class TuningDeviceMissing(TuningError):
+    """This machine does not have the device to tune for."""
+
+
 class TuningBudgetTooSmall(TuningError):
     """The time given does not suffice to measure even one kernel."""
 

@@ -7,7 +7,7 @@ instruction of the matrix units, over the same parts of its columns.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 from tessera_compiler.graph.types import type_of
 from tessera_compiler.schedule import dialect as schedule
@@ -26,7 +26,14 @@ FLOAT8_DEPTH = 128
 @dataclass(frozen=True)
 class DeviceBlocking:
     """For steps of at most `max_tokens` rows (0: any), one instance computes `rows` tokens by `outputs` outputs,
-    `depth` columns at a time; with `warps` warps, and loads of `stages` rounds under way."""
+    `depth` columns at a time; with `warps` warps, and loads of `stages` rounds under way.
+
+    `turned` is 1 if it computes `weight @ x.T`: then the matrix units take the outputs in blocks of 64, and few tokens
+    are few columns, not rows that are filled with zeros. Forms in `TURNED` are so whatever it says.
+
+    `descriptors` is 1 if both operands are read as boxes of a tensor, by descriptors, where the device has what copies
+    them so: that leaves all threads to the matrix units.
+    """
 
     max_tokens: int
     rows: int
@@ -34,6 +41,12 @@ class DeviceBlocking:
     depth: int
     warps: int
     stages: int
+    turned: int = 0
+    descriptors: int = 0
+
+    def listed(self) -> list[int | None]:
+        """As an entry of a tuned schedule has it."""
+        return [self.max_tokens or None, *astuple(self)[1:]]
 
 
 FORMS: dict[tuple[str, str], str] = {
@@ -51,9 +64,28 @@ TURNED = ("bf16xu8", "bf16xu4")
 """Forms that compute `weight @ x.T`: a weight that is made in registers is the left operand, which may stay there."""
 _EXACT = ("u8",)
 """Forms whose products are whole numbers, which any instruction adds alike."""
+_ADD_ALIKE = {"cuda-sm90": ("bf16", "f16")}
+"""By target, forms whose products have the same bits from every instruction of the matrix units, for blocks of any
+shape and depth, turned or not. The hardware's maker does not promise it: it was measured on an H200, with random
+numbers, numbers of wide range and sums that cancel, and tests/gpu checks it with products blocked in all of these ways.
+"""
 
 _BITS = {"f32": 32, "bf16": 16, "f16": 16}
 """Of an element of both operands; 8 where nothing is said."""
+
+
+_BOXED = ("bf16", "f16")
+"""Forms whose operands may be read as boxes."""
+
+
+def is_turned(form: str, blocking: DeviceBlocking) -> bool:
+    """Whether a product of a form is computed as `weight @ x.T`."""
+    return form in TURNED or bool(blocking.turned)
+
+
+def has_boxes(form: str, blocking: DeviceBlocking, depth: int) -> bool:
+    """Whether a product of a form reads its operands as boxes, all of which are in the buffers."""
+    return bool(blocking.descriptors) and form in _BOXED and depth % blocking.depth == 0
 
 
 def form_of_product(product: schedule.MatmulOp) -> str:
@@ -95,12 +127,52 @@ _OF_TURNED = (
     DeviceBlocking(0, 128, 128, 64, 8, 2),
 )
 
+_MEASURED: dict[tuple[str, bool], tuple[tuple[DeviceBlocking, ...], ...]] = {
+    ("cuda-sm90", False): (
+        (DeviceBlocking(16, 16, 64, 128, 4, 5, turned=1), DeviceBlocking(16, 16, 16, 256, 2, 4)),
+        (
+            DeviceBlocking(64, 64, 64, 128, 4, 6, turned=1),
+            DeviceBlocking(64, 64, 32, 128, 4, 4),
+            DeviceBlocking(64, 64, 16, 128, 4, 5),
+        ),
+        (
+            DeviceBlocking(256, 128, 128, 64, 4, 4, descriptors=1),
+            DeviceBlocking(256, 64, 128, 64, 4, 4, descriptors=1),
+            DeviceBlocking(256, 64, 64, 64, 4, 5, descriptors=1),
+        ),
+        (DeviceBlocking(0, 256, 128, 64, 8, 4, descriptors=1), DeviceBlocking(0, 128, 128, 64, 4, 3, descriptors=1)),
+    ),
+    ("cuda-sm90", True): (
+        (DeviceBlocking(16, 16, 32, 128, 2, 4), DeviceBlocking(16, 16, 16, 256, 2, 4)),
+        (
+            DeviceBlocking(64, 64, 64, 64, 4, 4),
+            DeviceBlocking(64, 64, 32, 128, 4, 4),
+            DeviceBlocking(64, 64, 16, 128, 4, 5),
+        ),
+        (
+            DeviceBlocking(256, 128, 64, 64, 4, 4, descriptors=1),
+            DeviceBlocking(256, 64, 64, 64, 4, 4, descriptors=1),
+            DeviceBlocking(256, 64, 32, 128, 4, 4, descriptors=1),
+        ),
+        (DeviceBlocking(0, 128, 128, 64, 8, 3, descriptors=1), DeviceBlocking(0, 128, 64, 64, 4, 3, descriptors=1)),
+    ),
+}
+"""By target, and by whether parts of the outputs are computed side by side, what was fastest on an H200 for the forms
+of `_ADD_ALIKE`: for each number of tokens from wide blocks to narrow ones, of which the first is taken that leaves at
+most a third of the multiprocessors idle (and of more than 128 rows, if there are many columns)."""
+_MANY_TOKENS, _MANY_COLUMNS = 2048, 4096
+"""For so many tokens blocks for any number of them are chosen; and what many columns are."""
+_MEASURED_UNDER_WAY = 208 * 1024
+"""Bytes of shared memory that loads of these may fill; it was faster to have many under way than a second instance."""
+
 _UNDER_WAY = {"cuda-sm90": 104 * 1024, "cuda-sm100": 104 * 1024, "hip-gfx942": 60 * 1024, "hip-gfx950": 60 * 1024}
 _UNDER_WAY_ELSEWHERE = 96 * 1024
 """Bytes of shared memory that loads may fill."""
 
 SUMS_PER_THREAD = 64
 """That a thread keeps in registers."""
+_SUMS_BESIDE_BOXES = 128
+"""Likewise, where no thread has to work out from where to copy."""
 _MOST_TURNED = {"cuda-sm100": 64 * 128 // PANEL}
 """Rows times panels, where each of the dots of a round keeps its sums in the matrix units' own memory."""
 _WARP = 32
@@ -118,13 +190,18 @@ def default_device_blocking(
     `parts` blocks of outputs are computed side by side; where `together` is more than 1, outputs are quantized that
     many panels at a time, and a block is just these. `splits` is how many parts of the columns are added up.
     """
-    # Sums of a part, or of a group, stand beside those of which they become a part.
-    kinds = (2 if form in ("u8", "f8_e4m3") else 1) + int(splits > 1)
-    choices = _OF_TURNED if form in TURNED else _WITHOUT_MATRIX_UNITS if form == "f32" else _DEFAULTS[target]
+    measured = _is_measured(target, form)
     fitted = []
-    for choice in choices:
-        rows, columns = choice.rows, choice.outputs // PANEL
-        most = SUMS_PER_THREAD * _WARP * choice.warps // PANEL // parts // kinds
+    for choice in _choices(target, form, panels, depth, parts, together, splits):
+        # Sums of a part, or of a group, stand beside those of which they become a part.
+        kinds = (2 if form in ("u8", "f8_e4m3") else 1) + int(splits > 1)
+        rows, columns, warps = choice.rows, choice.outputs // PANEL, choice.warps
+        sums = _SUMS_BESIDE_BOXES if choice.descriptors else SUMS_PER_THREAD
+        if sums * _WARP * warps < rows * columns * PANEL * parts * kinds and measured:
+            sums = _SUMS_BESIDE_BOXES
+        if choice.descriptors and rows * columns * PANEL * parts * kinds > sums * _WARP * warps:
+            warps = max(warps, 2 * WARP_GROUP)
+        most = sums * _WARP * warps // PANEL // parts // kinds
         if form in TURNED:
             most = min(most, _MOST_TURNED.get(target, most * parts) // parts)
         while columns > 1 and (panels % columns or (form not in TURNED and rows * columns > most)):
@@ -133,14 +210,37 @@ def default_device_blocking(
             columns = together
         while rows > LEAST_ROWS and rows * columns > most:
             rows //= 2
-        block = DeviceBlocking(choice.max_tokens, rows, columns * PANEL, choice.depth, choice.warps, choice.stages)
-        fitted.append(_with_fitting_depth(target, form, block, parts, depth))
+        room = _MEASURED_UNDER_WAY if measured else _UNDER_WAY.get(target, _UNDER_WAY_ELSEWHERE)
+        block = replace(choice, rows=rows, outputs=columns * PANEL, warps=warps)
+        fitted.append(_with_fitting_depth(form, block, parts, depth, room))
     return tuple(fitted)
 
 
-def _with_fitting_depth(target: str, form: str, block: DeviceBlocking, parts: int, depth: int) -> DeviceBlocking:
+def _is_measured(target: str, form: str) -> bool:
+    return (target, False) in _MEASURED and form in _ADD_ALIKE[target]
+
+
+def _choices(
+    target: str, form: str, panels: int, depth: int, parts: int, together: int, splits: int
+) -> tuple[DeviceBlocking, ...]:
+    """Before they are made to fit, one for each number of tokens."""
+    if not _is_measured(target, form):
+        return _OF_TURNED if form in TURNED else _WITHOUT_MATRIX_UNITS if form == "f32" else _DEFAULTS[target]
+    least = 2 * _MACHINES[target].multiprocessors
+
+    def fills(block: DeviceBlocking) -> bool:
+        columns = together if together > 1 else block.outputs // PANEL
+        if block.rows > 2 * WARP_GROUP_ROWS and (depth < _MANY_COLUMNS or splits > 1):
+            return False
+        row_blocks = max(1, (block.max_tokens or _MANY_TOKENS) // block.rows)
+        apart = splits if adds_apart(block) else 1
+        return panels % columns == 0 and 3 * (panels // columns) * row_blocks * apart >= least
+
+    return tuple(next(filter(fills, widths), widths[-1]) for widths in _MEASURED[target, parts > 1])
+
+
+def _with_fitting_depth(form: str, block: DeviceBlocking, parts: int, depth: int, room: int) -> DeviceBlocking:
     """What is under way fits with rounds of fewer columns, or, where they cannot be fewer, with fewer rows."""
-    room = _UNDER_WAY.get(target, _UNDER_WAY_ELSEWHERE) * 8
     bits_of_rows, bits_of_weights = (_BITS.get(form, 8),) * 2
     if form in TURNED:
         bits_of_rows, bits_of_weights = 16, 4 if form == "bf16xu4" else 8
@@ -149,9 +249,13 @@ def _with_fitting_depth(target: str, form: str, block: DeviceBlocking, parts: in
     step, rows = max(block.depth, least), block.rows
     if form == "f8_e4m3":
         step = least
-    while step > least and (step > depth or step * (rows * bits_of_rows + weights) * block.stages > room):
+
+    def is_too_large() -> bool:
+        return step * (rows * bits_of_rows + weights) * block.stages > room * 8
+
+    while step > least and (step > depth or is_too_large() or (block.descriptors and depth % step)):
         step //= 2
-    while rows > LEAST_ROWS and form in TURNED and step * (rows * bits_of_rows + weights) * block.stages > room:
+    while rows > LEAST_ROWS and form in TURNED and is_too_large():
         rows //= 2
     return replace(block, rows=rows, depth=step)
 
@@ -162,12 +266,22 @@ def least_depth(form: str) -> int:
 
 
 def broken_rule(target: str, form: str, blockings: Sequence[DeviceBlocking]) -> str | None:
-    """Which rule these blockings of one product break that keeps their results the same; None: they keep all."""
+    """Which rule these blockings of one product break that keeps their results the same; None: they keep all.
+
+    Blocks add alike if the same instruction makes their products, over the same parts of the columns. That others do is
+    known of the forms of `_ADD_ALIKE` alone.
+    """
     for each in blockings:
         if each.depth < least_depth(form):
             return f"a round of {form} takes at least {least_depth(form)} columns; found {each.depth}"
+        if each.descriptors and form not in _BOXED:
+            return f"operands of {form} are not read by descriptors; found a blocking that does"
         if form == "f8_e4m3" and each.depth != FLOAT8_DEPTH:
             return f"eight-bit floats are added {FLOAT8_DEPTH} columns at a time; found {each.depth}"
+    if form in _ADD_ALIKE.get(target, ()):
+        return None
+    if form not in TURNED and any(each.turned for each in blockings):
+        return f"it is not known that turned products of {form} on {target} add like others; found both"
     if target in WARP_GROUP_TARGETS and form != "f32" and form not in _EXACT:
         what = "outputs" if form in TURNED else "rows"
         left = [each.outputs if form in TURNED else each.rows for each in blockings]
@@ -203,6 +317,11 @@ SPLIT_TOKENS = 64
 """Up to as many rows have the parts of their columns added side by side; more fill the device as they are."""
 
 
+def adds_apart(blocking: DeviceBlocking) -> bool:
+    """Whether the parts of a product that is cut are added side by side, by instances of their own."""
+    return 0 < blocking.max_tokens <= SPLIT_TOKENS
+
+
 def splits_of(target: str, form: str, panels: int, depth: int, *, parts: int = 1, together: int = 1) -> int:
     """Into how many equal parts the columns of a product are cut, each of which is added on its own, before the parts
     are: by its shape alone, since a result depends on it.
@@ -211,7 +330,9 @@ def splits_of(target: str, form: str, panels: int, depth: int, *, parts: int = 1
     slowly for that is more than one launch costs.
     """
     machine = _MACHINES[target]
-    outputs = default_device_blocking(target, form, panels, depth, parts=parts, together=together)[0].outputs
+    outputs = PANEL * together
+    if not _is_measured(target, form):
+        outputs = default_device_blocking(target, form, panels, depth, parts=parts, together=together)[0].outputs
     instances = panels * PANEL // outputs
     size = panels * PANEL * parts * depth * (4 if form == "bf16xu4" else _BITS.get(form, 8)) // 8
     if instances >= machine.multiprocessors:

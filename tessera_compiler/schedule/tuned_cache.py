@@ -70,11 +70,22 @@ def read_tuned(path: Path) -> dict[str, TunedEntry]:
 
 
 def tuned_text(entries: Mapping[str, TunedEntry]) -> str:
-    """The text of a file: one line for each key, in order, so that a difference shows what was tuned anew."""
+    """The text of a file."""
+    return entries_text(
+        {
+            key: ([listed(blocking) for blocking in entry.blockings], entry.microseconds)
+            for key, entry in entries.items()
+        }
+    )
+
+
+def entries_text(entries: Mapping[str, tuple[list[list[int | None]], Mapping[int, float]]]) -> str:
+    """Blockings and microseconds by key as a file has them: one line for each key, in order, so that a difference shows
+    what was tuned anew."""
     lines = []
     for key in sorted(entries, key=_natural):
-        blockings = [listed(blocking) for blocking in entries[key].blockings]
-        microseconds = {str(rows): float(f"{value:.3g}") for rows, value in sorted(entries[key].microseconds.items())}
+        blockings, times = entries[key]
+        microseconds = {str(rows): float(f"{value:.3g}") for rows, value in sorted(times.items())}
         value = json.dumps({"blockings": blockings, "microseconds": microseconds})
         lines.append(f"{json.dumps(key)}: {value}")
     return "{\n" + ",\n".join(lines) + "\n}\n"

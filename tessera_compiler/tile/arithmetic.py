@@ -196,6 +196,31 @@ class SelectOp(TileOperation):
         return (np.where(condition, left, right),)
 
 
+@irdl_op_definition
+class MultiplyAddOp(TileOperation):
+    """`x * y + z`, rounded once; operands broadcast. Only kernels for devices have it."""
+
+    name = "tile.multiply_add"
+    x = operand_def(VectorType)
+    y = operand_def(VectorType)
+    z = operand_def(VectorType)
+    result = result_def(VectorType)
+
+    def __init__(self, x: SSAValue, y: SSAValue, z: SSAValue):
+        shape = broadcast_shape([x.type, y.type, z.type])
+        super().__init__(operands=[x, y, z], result_types=[tile_type(*shape, "f32")])
+
+    def verify_(self) -> None:
+        if any(element_name(each.type) != "f32" for each in self.operands):
+            raise VerifyException("a multiplication and addition is of tiles of f32; cast the operands")
+        shape = broadcast_shape([each.type for each in self.operands])
+        verify_type("the result of a multiplication and addition", self.result.type, tile_type(*shape, "f32"))
+
+    def evaluate(self, x: Array, y: Array, z: Array) -> tuple[Array]:
+        # The product of two f32 is exact in f64; the sum is rounded there first, which hardly ever matters.
+        return ((x.astype(np.float64) * y + z).astype(np.float32),)
+
+
 CASTS = frozenset(
     [
         ("f32", "bf16"),
@@ -371,7 +396,7 @@ def _comes_from_block(value: SSAValue) -> bool:
     owner = value.owner
     if isinstance(owner, SelectOp):
         return _comes_from_block(owner.left)
-    return isinstance(owner, LoadBlockOp) or (
+    return isinstance(owner, LoadBlockOp | FullOp) or (
         isinstance(owner, CastOp | TransposeOp) and _comes_from_block(owner.operand)
     )
 

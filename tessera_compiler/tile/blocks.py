@@ -4,13 +4,14 @@ axes, several tile rows to a row of the buffer, and only as much as there is."""
 from __future__ import annotations
 
 import numpy as np
-from xdsl.dialects.builtin import IndexType, IntegerAttr, MemRefType, VectorType
+from xdsl.dialects.builtin import IndexType, IntegerAttr, MemRefType, UnitAttr, VectorType
 from xdsl.ir import Operation, SSAValue
 from xdsl.irdl import (
     AttrSizedOperandSegments,
     attr_def,
     irdl_op_definition,
     operand_def,
+    opt_attr_def,
     opt_operand_def,
     result_def,
 )
@@ -20,6 +21,7 @@ from tessera_compiler.tile.base import Array, TileOperation, integer
 from tessera_compiler.tile.types import element_name, shape_of, tile_type
 
 STEPS = ("period", "row_step", "column_step", "lane_row_step", "lane_step")
+STEPS_OF_A_BOX = {"row_step": 1, "lane_step": 1}
 
 
 def _number(op: Operation, name: str) -> int:
@@ -61,7 +63,9 @@ class _BlockAccess(TileOperation):
 class LoadBlockOp(_BlockAccess):
     """Reads a tile of a two-dimensional buffer: element (i, j) is buffer[row + i*row_step + j*lane_row_step, column +
     i*column_step + j*lane_step]; with a `period`, i div period takes row steps and i mod period column steps. Tile rows
-    at or past `count` are zero, whatever the buffer holds."""
+    at or past `count` are zero, whatever the buffer holds. With `box`, which takes row_step and lane_step of 1 and no
+    others, all columns are the buffer's, and `count`, if it is there, says where its rows end: a target may have the
+    tile copied as a box of a tensor, by a descriptor."""
 
     name = "tile.load_block"
     buffer = operand_def(MemRefType)
@@ -73,6 +77,7 @@ class LoadBlockOp(_BlockAccess):
     column_step = attr_def(IntegerAttr)
     lane_row_step = attr_def(IntegerAttr)
     lane_step = attr_def(IntegerAttr)
+    box = opt_attr_def(UnitAttr)
     result = result_def(VectorType)
     irdl_options = (AttrSizedOperandSegments(),)
 
@@ -84,6 +89,7 @@ class LoadBlockOp(_BlockAccess):
         shape: tuple[int, int],
         *,
         count: SSAValue | None = None,
+        box: bool = False,
         period: int = 0,
         row_step: int = 0,
         column_step: int = 0,
@@ -93,12 +99,16 @@ class LoadBlockOp(_BlockAccess):
         steps = (period, row_step, column_step, lane_row_step, lane_step)
         super().__init__(
             operands=[buffer, row, column, count],
-            attributes={name: integer(step) for name, step in zip(STEPS, steps, strict=True)},
+            attributes={name: integer(step) for name, step in zip(STEPS, steps, strict=True)}
+            | ({"box": UnitAttr()} if box else {}),
             result_types=[tile_type(*shape, element_name(buffer.type))],
         )
 
     def verify_(self) -> None:
         self._verify(self.buffer, self.result)
+        steps = {name: step for name, step in self.steps.items() if step}
+        if self.box is not None and steps != STEPS_OF_A_BOX:
+            raise VerifyException(f"a box has the steps {STEPS_OF_A_BOX}; found {steps}")
 
     def evaluate(self, buffer: Array, row: int, column: int, count: int | None = None) -> tuple[Array]:
         rows, columns, inside = self._places(shape_of(self.result.type), row, column, count)

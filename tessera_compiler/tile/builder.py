@@ -16,7 +16,15 @@ from tessera_compiler.tile.types import INDEX, element_name, shape_of
 class KernelBuilder:
     """Builds one `tile.kernel`; `finish` returns it, verified."""
 
-    def __init__(self, symbol: str, grid: Sequence[str | int], buffers: Sequence[MemRefType[Attribute]]):
+    def __init__(
+        self,
+        symbol: str,
+        grid: Sequence[str | int],
+        buffers: Sequence[MemRefType[Attribute]],
+        given: Sequence[int] = (),
+    ):
+        """`given` are the numbers of the buffers that no launch of a step writes, for a target that asks."""
+        self._given = tuple(given)
         self._symbol = symbol
         self._grid = list(grid)
         self._block = Block(arg_types=[*buffers, INDEX, INDEX, INDEX])
@@ -27,7 +35,7 @@ class KernelBuilder:
 
     def finish(self) -> dialect.KernelOp:
         self._builder.insert(dialect.ReturnOp())
-        kernel = dialect.KernelOp(self._symbol, self._grid, Region(self._block))
+        kernel = dialect.KernelOp(self._symbol, self._grid, Region(self._block), self._given)
         kernel.verify()
         return kernel
 
@@ -160,10 +168,11 @@ class KernelBuilder:
         shape: tuple[int, int],
         *,
         count: SSAValue | None = None,
+        box: bool = False,
         **steps: int,
     ) -> SSAValue:
         """`steps` are those of `tile.load_block`; one that is not given is 0."""
-        return self._insert(dialect.LoadBlockOp(buffer, row, column, shape, count=count, **steps))
+        return self._insert(dialect.LoadBlockOp(buffer, row, column, shape, count=count, box=box, **steps))
 
     def store_block(
         self,
@@ -202,6 +211,9 @@ class KernelBuilder:
 
     def select(self, condition: SSAValue, left: SSAValue, right: SSAValue) -> SSAValue:
         return self._insert(dialect.SelectOp(condition, left, right))
+
+    def multiply_add(self, x: SSAValue, y: SSAValue, z: SSAValue) -> SSAValue:
+        return self._insert(dialect.MultiplyAddOp(x, y, z))
 
     def cast(self, operand: SSAValue, element: str) -> SSAValue:
         if element_name(operand.type) == element:
@@ -252,3 +264,29 @@ class KernelBuilder:
         loop = dialect.ForOp(lower, upper, step_value, initial, block, once=once)
         self._builder.insert(loop)
         return list(loop.results)
+
+    # Parts
+
+    def parts(self, at: SSAValue, counts: Sequence[int], bodies: Sequence[Callable[[SSAValue], None]]) -> None:
+        """`body(index)` writes what the next `count` instances along the axis of `at` do; they count from 0."""
+        outer, blocks, first = self._builder, [], 0
+        for count, body in zip(counts, bodies, strict=True):
+            blocks.append(Block())
+            self._builder = Builder(InsertPoint.at_end(blocks[-1]))
+            body(self.index("sub", at, first))
+            self._builder.insert(dialect.YieldOp([]))
+            first += count
+        self._builder = outer
+        self._builder.insert(dialect.PartsOp(at, counts, blocks))
+
+    def inline(self, kernel: dialect.KernelOp, buffers: Sequence[SSAValue], ids: Sequence[SSAValue]) -> None:
+        """All that another kernel does, with `buffers` for its own and `ids` for the places in its grid."""
+        block = kernel.body.block
+        sizes = (self.tokens, self.logit_rows, self.table_width)
+        values: dict[SSAValue, SSAValue] = dict(zip(block.args, [*buffers, *sizes], strict=True))
+        values.update(
+            (op.result, ids[op.axis.value.data]) for op in kernel.walk() if isinstance(op, dialect.ProgramIdOp)
+        )
+        for op in block.ops:
+            if not isinstance(op, dialect.ReturnOp | dialect.ProgramIdOp):
+                self._builder.insert(op.clone(values))

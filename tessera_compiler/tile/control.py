@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from xdsl.dialects.builtin import ArrayAttr, IndexType, IntegerAttr, MemRefType, StringAttr, UnitAttr, VectorType
-from xdsl.ir import Block, Region, SSAValue
+from xdsl.ir import Attribute, Block, Region, SSAValue
 from xdsl.irdl import (
     IRDLOperation,
     attr_def,
@@ -36,17 +36,22 @@ _LOADS = (LoadOp, LoadIndexOp, LoadPackedOp, LoadPackedRowOp, LoadPanelsOp, Load
 
 @irdl_op_definition
 class KernelOp(IRDLOperation):
-    """A kernel. Block arguments: its buffers, then the indices T, L and W. `grid` says how many instances there are."""
+    """A kernel. Block arguments: its buffers, then the indices T, L and W. `grid` says how many instances there are,
+    `given` which buffers no launch of a step writes, so that a target may read them before it waits for any."""
 
     name = "tile.kernel"
     sym_name = attr_def(StringAttr)
     grid = attr_def(ArrayAttr)
+    given = opt_attr_def(ArrayAttr)
     body = region_def("single_block")
     traits = traits_def(SymbolOpInterface())
 
-    def __init__(self, symbol: str, grid: Sequence[str | int], body: Region):
+    def __init__(self, symbol: str, grid: Sequence[str | int], body: Region, given: Sequence[int] = ()):
         entries = [StringAttr(g) if isinstance(g, str) else integer(g) for g in grid]
-        super().__init__(attributes={"sym_name": StringAttr(symbol), "grid": ArrayAttr(entries)}, regions=[body])
+        attributes: dict[str, Attribute] = {"sym_name": StringAttr(symbol), "grid": ArrayAttr(entries)}
+        if given:
+            attributes["given"] = ArrayAttr([integer(number) for number in given])
+        super().__init__(attributes=attributes, regions=[body])
 
     @property
     def symbol(self) -> str:
@@ -59,6 +64,11 @@ class KernelOp(IRDLOperation):
     @property
     def buffers(self) -> list[SSAValue]:
         return [a for a in self.body.block.args if isinstance(a.type, MemRefType)]
+
+    @property
+    def given_buffers(self) -> list[SSAValue]:
+        """Those that no launch of a step writes."""
+        return [self.buffers[each.value.data] for each in self.given.data] if self.given is not None else []
 
     def verify_(self) -> None:
         types = [argument.type for argument in self.body.block.args]

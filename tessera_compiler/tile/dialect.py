@@ -18,6 +18,7 @@ from tessera_compiler.tile.arithmetic import (
     DotOp,
     FullOp,
     IotaOp,
+    MultiplyAddOp,
     ReduceOp,
     SelectOp,
     UnaryOp,
@@ -36,6 +37,7 @@ from tessera_compiler.tile.control import (
 )
 from tessera_compiler.tile.memory import LoadIndexOp, LoadOp, LoadPackedOp, LoadPackedRowOp, StoreOp
 from tessera_compiler.tile.panels import LoadPanelsOp, StorePanelOp
+from tessera_compiler.tile.parts import PartsOp
 from tessera_compiler.tile.rearranging import TransposeOp, UnpackOp
 
 TILE_OPERATIONS: list[type[Operation]] = [
@@ -64,7 +66,10 @@ TILE_OPERATIONS: list[type[Operation]] = [
     ForOp,
     YieldOp,
 ]
-BLOCK_OPERATIONS: list[type[Operation]] = [LoadBlockOp, StoreBlockOp, PrefetchOp, TransposeOp, UnpackOp]
+BLOCK_OPERATIONS: list[type[Operation]] = [
+    *(LoadBlockOp, StoreBlockOp, PrefetchOp, TransposeOp, UnpackOp, PartsOp),
+    MultiplyAddOp,
+]
 """What only kernels for devices are made of."""
 
 ALL_OPERATIONS = [*TILE_OPERATIONS, *BLOCK_OPERATIONS]
@@ -95,6 +100,8 @@ __all__ = [
     "LoadPackedOp",
     "LoadPackedRowOp",
     "LoadPanelsOp",
+    "MultiplyAddOp",
+    "PartsOp",
     "PrefetchOp",
     "ProgramIdOp",
     "ReduceOp",

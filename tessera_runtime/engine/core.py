@@ -55,7 +55,8 @@ class EngineCore:
     def __init__(self, executor: Executor, limits: EngineLimits) -> None:
         of_program = executor.limits
         self._executor = executor
-        self._weigh = executor.weigh if isinstance(executor, WeighingExecutor) else None
+        faster = executor if isinstance(executor, WeighingExecutor) else None
+        self._weigh, self._row_sampler = (faster.weigh, faster.row_sampler) if faster else (None, None)
         self._limits = ExecutorLimits(
             max_tokens=limits.max_batch_tokens,
             max_model_len=limits.max_model_len,
@@ -213,7 +214,8 @@ class EngineCore:
         """The tokens of the rows; -1 where the request was ended instead."""
         runs = None if output.peaks is None else (output.peaks.values, output.peaks.columns)
         try:
-            return sample(output.logits, [request.sampled for request in requests], runs, self._weigh).tolist()
+            sequences = [request.sampled for request in requests]
+            return sample(output.logits, sequences, runs, self._weigh, self._row_sampler).tolist()
         except LogitsNotFinite as error:
             for row in error.rows:
                 self._fail(requests[row], error)

@@ -14,6 +14,8 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from tessera_runtime.sampling.weighing import RowSampler
+
 
 @dataclass(frozen=True)
 class StepBatch:
@@ -110,10 +112,13 @@ class LendingExecutor(Protocol):
 
 @runtime_checkable
 class WeighingExecutor(Protocol):
-    """An executor that may have a faster way to weigh logits than NumPy."""
+    """An executor that may have faster ways to weigh logits, and to draw from them, than NumPy."""
 
     @property
     def weigh(self) -> Weigh | None: ...
+
+    @property
+    def row_sampler(self) -> RowSampler | None: ...
 
 
 def run_step(executor: Executor, batch: StepBatch) -> StepOutput:

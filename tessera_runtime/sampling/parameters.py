@@ -68,6 +68,16 @@ class SamplingParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
         return self.temperature == 0.0
 
     @property
+    def draws_from_all(self) -> bool:
+        """Whether a token is drawn, and any of the vocabulary may be."""
+        return self.temperature > 0.0 and not self.top_k and self.top_p >= 1.0 and self.min_p <= 0.0
+
+    @property
+    def draws_from_nucleus(self) -> bool:
+        """Whether a token is drawn, and `top_p` is the first to say which may be."""
+        return self.temperature > 0.0 and not self.top_k and self.top_p < 1.0
+
+    @property
     def penalizes(self) -> bool:
         """Whether what has been said so far changes the logits."""
         return self.repetition_penalty != 1.0 or self.frequency_penalty != 0.0 or self.presence_penalty != 0.0

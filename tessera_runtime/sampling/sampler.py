@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tessera_runtime.sampling.errors import LogitsNotFinite
 from tessera_runtime.sampling.sequence import SampledSequence
-from tessera_runtime.sampling.weighing import Weigh, Weights, weigh_in_numpy
+from tessera_runtime.sampling.weighing import Rows, RowSampler, Weigh, Weights, weigh_in_numpy
 
 SMALLEST_TEMPERATURE = 1e-6
 """Below this a temperature is as good as this, and float32 could not divide by it."""
@@ -39,10 +39,11 @@ def sample(
     sequences: Sequence[SampledSequence],
     peaks: Runs | None = None,
     weigh: Weigh | None = None,
+    row_sampler: RowSampler | None = None,
 ) -> NDArray[np.int64]:
     """The next token of each row of `logits` [rows, vocabulary]; row i belongs to `sequences[i]`. `logits` is left as
     it is. With `peaks`, of all rows, the answer is the same, and only the runs of logits that matter are read.
-    `weigh` is what an executor has for this (`interface.WeighingExecutor`).
+    `weigh` and `row_sampler` are what an executor has for this (`interface.WeighingExecutor`).
 
     Raises `LogitsNotFinite` if rows hold NaN or +Inf (before or after the penalties) or nothing but -Inf; it carries
     the other rows' tokens.
@@ -52,10 +53,18 @@ def sample(
     highest = logits[np.arange(len(logits)), tokens]
     tokens[~np.isfinite(highest)] = -1
     with np.errstate(all="ignore"):
-        for index, sequence in enumerate(sequences):
-            if tokens[index] >= 0 and (sequence.changes_logits or not sequence.parameters.greedy):
-                runs = None if peaks is None else (peaks[0][index], peaks[1])
-                tokens[index] = _sample_row(logits[index], int(tokens[index]), sequence, runs, weigh or weigh_in_numpy)
+        drawing = [
+            index
+            for index, sequence in enumerate(sequences)
+            if tokens[index] >= 0 and (sequence.changes_logits or not sequence.parameters.greedy)
+        ]
+        if row_sampler is not None:
+            drawing = _draw_together(logits, highest, sequences, drawing, row_sampler, tokens)
+        for index in drawing:
+            runs = None if peaks is None else (peaks[0][index], peaks[1])
+            tokens[index] = _sample_row(
+                logits[index], int(tokens[index]), sequences[index], runs, weigh or weigh_in_numpy
+            )
     failed = np.flatnonzero(tokens < 0)
     if len(failed):
         raise LogitsNotFinite(
@@ -65,6 +74,61 @@ def sample(
             tokens=tokens,
         )
     return tokens
+
+
+def _draw_together(
+    logits: NDArray[np.float32],
+    highest: NDArray[np.float32],
+    sequences: Sequence[SampledSequence],
+    drawing: Sequence[int],
+    row_sampler: RowSampler,
+    tokens: NDArray[np.int64],
+) -> list[int]:
+    """Fills in the tokens of those rows that an executor can do at once, and returns the others."""
+
+    def rows(indices: list[int]) -> Rows:
+        chosen = np.array(indices)
+        temperatures = np.array([sequences[index].parameters.temperature for index in indices], np.float64)
+        return Rows(logits, chosen, highest[chosen], np.maximum(temperatures, SMALLEST_TEMPERATURE))
+
+    whole, nuclei, left = [], [], []
+    for index in drawing:
+        sequence = sequences[index]
+        if sequence.changes_logits:
+            left.append(index)
+        elif sequence.parameters.draws_from_all:
+            whole.append(index)
+        elif sequence.parameters.draws_from_nucleus:
+            nuclei.append(index)
+        else:
+            left.append(index)
+    if whole:
+        tokens[whole] = row_sampler.draw(rows(whole), np.array([sequences[index].draw() for index in whole]))
+    if nuclei:
+        left += _draw_from_nuclei(rows(nuclei), [sequences[index] for index in nuclei], row_sampler, tokens)
+    return left
+
+
+def _draw_from_nuclei(
+    rows: Rows, sequences: Sequence[SampledSequence], row_sampler: RowSampler, tokens: NDArray[np.int64]
+) -> list[int]:
+    found, totals = row_sampler.nuclei(rows, np.array([sequence.parameters.top_p for sequence in sequences]))
+    lengths = np.array([0 if each is None else len(each[0]) for each in found])
+    values = np.concatenate([each[1] for each in found if each is not None] or [rows.peaks[:0]], dtype=np.float64)
+    peaks = rows.peaks.astype(np.float64)
+    exact = np.exp((values - np.repeat(peaks, lengths)) / np.repeat(rows.temperatures, lengths))
+    left = []
+    start = 0
+    for row, (sequence, candidates) in enumerate(zip(sequences, found, strict=True)):
+        index = int(rows.indices[row])
+        if candidates is None:
+            left.append(index)
+            continue
+        ids = candidates[0]
+        end = start + len(ids)
+        tokens[index] = _draw_among(ids, exact[start:end], float(totals[row]), sequence)
+        start = end
+    return left
 
 
 def _highest(logits: NDArray[np.float32], peaks: Runs) -> NDArray[np.int64]:
@@ -124,6 +188,13 @@ def _draw(
     else:
         return _draw_any(weigh(row, float(peak), temperature), sequence.draw())
     exact = np.exp((row[ids].astype(np.float64) - float(peak)) / temperature)
+    return _draw_among(ids, exact, total, sequence)
+
+
+def _draw_among(ids: NDArray[np.int64], exact: NDArray[np.float64], total: float, sequence: SampledSequence) -> int:
+    """One of `ids`, ascending, by their weights; `total` is that of all the vocabulary, or 0 if these are all that
+    count."""
+    parameters = sequence.parameters
     if parameters.top_p < 1.0:
         kept = _nucleus(exact, parameters.top_p * (total or float(exact.sum())))
         ids, exact = ids[kept], exact[kept]

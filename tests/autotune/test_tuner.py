@@ -8,8 +8,9 @@ from xdsl.dialects.builtin import ModuleOp
 
 from tessera_compiler.autotune.candidates import POINTS, candidates
 from tessera_compiler.autotune.errors import TuningBudgetTooSmall, TuningChangedResults
+from tessera_compiler.autotune.racing import ROUNDS
 from tessera_compiler.autotune.subjects import Subject, subjects_of
-from tessera_compiler.autotune.tuner import ROUNDS, Measurement, Tuner, TuningResult
+from tessera_compiler.autotune.tuner import Measurement, Tuner, TuningResult
 from tessera_compiler.schedule.passes.plan_tiles import Blocking
 
 

@@ -26,15 +26,14 @@ def test_the_shape_of_smollm2(tmp_path: Path) -> None:
     shape = shape_of(tmp_path)
     assert shape.layer_multiply_adds == 30 * (576 * 576 * 2 + 2 * 576 * 192 + 3 * 576 * 1536)
     assert shape.head_multiply_adds == 576 * 49152
-    assert shape.context_bytes == 30 * 2 * 3 * 64 * 2
 
 
 def test_bytes_are_weights_and_context() -> None:
-    assert bytes_per_second(10.0, weights=1000, shape=Shape(0, 0, 4), context=100) == 14000.0
+    assert bytes_per_second(10.0, weights=1000, context_bytes=4, context=100) == 14000.0
 
 
 def test_the_head_of_a_prefill_is_computed_once() -> None:
-    assert multiply_adds_per_second(20.0, 10, Shape(7, 30, 0)) == 2.0 * (70 + 30)
+    assert multiply_adds_per_second(20.0, 10, Shape(7, 30)) == 2.0 * (70 + 30)
 
 
 def test_a_straight_line_has_no_cliff() -> None:

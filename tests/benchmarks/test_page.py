@@ -17,12 +17,20 @@ def some_results() -> Results:
             "llama.cpp Q8_0": {"decode-1": [150.0, 160.0]},
             "OpenVINO int8": {"prefill-512": [3400.0, 3600.0]},
         },
-        choices={"llama.cpp Q8_0": {"decode-1": "flash attention"}},
-        tuning={"llama.cpp Q8_0": {"flash attention": {"decode-1": 151.0}, "none": {"decode-1": 149.0}}},
+        choices={
+            "Tessera int8": {"decode-1": "int8 KV", "prefill-512": "bf16 KV"},
+            "llama.cpp Q8_0": {"decode-1": "flash attention"},
+        },
+        tuning={
+            "Tessera int8": {"bf16 KV": {"decode-1": 290.0}, "int8 KV": {"decode-1": 300.0}},
+            "llama.cpp Q8_0": {"flash attention": {"decode-1": 151.0}, "none": {"decode-1": 149.0}},
+        },
+        qualities={"Tessera int8": {"bf16 KV": "Tessera int8", "int8 KV": "Tessera int8-kv8"}},
         bandwidths={"Tessera int8": [40e9, 62e9]},
-        perplexity={"Tessera int8": 23.7},
-        bytes={"Tessera int8": 100_000_000},
-        shape=Shape(100_000_000, 0, 0),
+        perplexity={"Tessera int8": 23.7, "Tessera int8-kv8": 23.9, "Tessera bf16": 23.6},
+        bytes={"Tessera int8": 100_000_000 - 192_000},
+        context_bytes={"Tessera int8": 1000},
+        shape=Shape(100_000_000, 0),
         left_out={"OpenVINO int4": "no such file"},
     )
     large = ModelResults(
@@ -50,16 +58,16 @@ def test_targets_have_figures_ratios_and_verdicts() -> None:
     text = page(some_results(), "cpu.png", 0.03)
     found = row(text, "decode, 1 user, 8-bit")
     assert found == (
-        "| decode, 1 user, 8-bit | Tessera int8 | 305 | llama.cpp Q8_0 | 155 | 1.97× | 1.94–2.00 | 1.50× | 2.00× "
-        "| must met |"
+        "| decode, 1 user, 8-bit | Tessera int8: int8 KV | 305 | 23.90 | llama.cpp Q8_0: flash attention | 155 | – "
+        "| 1.97× | 1.94–2.00 | 1.50× | 2.00× | must met |"
     )
     assert row(text, "decode, 1 user, bf16").endswith("| not measured |")
 
 
 def test_bounds_are_shares_of_what_the_machine_can_do() -> None:
     text = page(some_results(), "cpu.png", 0.03)
-    # 30 of 40 GB/s in the first round, 31 of 62 in the second.
-    assert "| 51 GB/s | 62% |  | 75% | 90% | missed |" in row(text, "bytes read, 1 user", "Tessera int8")
+    # 30 of 40 GB/s in the first round, 31 of 62 in the second: 192 tokens are attended to on the average.
+    assert "| 51 GB/s |  | 62% |  | 75% | 90% | missed |" in row(text, "bytes read, 1 user", "Tessera int8: int8 KV")
     assert "| 51% |  | 45% | 65% | must met |" in row(text, "int8 multiply-adds, prefill 512")
 
 
@@ -77,6 +85,21 @@ def test_cliffs_neighbours_and_the_larger_model_are_judged() -> None:
     assert "is the step of 2 tokens, 2.18×; allowed are 1.3×: a cliff." in text
     assert row(text, "Tessera int8", "305", "100") == "| Tessera int8 | 305 | 100 | 33% | missed |"
     assert row(text, "decode, 1 user, 8-bit", "1.97×", "1.50×").endswith("| lower |")
+
+
+def test_quality_stands_beside_the_settings() -> None:
+    text = page(some_results(), "cpu.png", 0.03)
+    assert row(text, "Tessera int8: int8 KV") == "| Tessera int8: int8 KV | – | 300 | 23.90 |"
+    assert "- Tessera int8: decode-1: int8 KV; prefill-512: bf16 KV" in text
+    assert row(text, "Tessera int8-kv8") == "| Tessera int8-kv8 | 23.90 | – | missed |"
+    assert row(text, "Tessera int8", "23.70").endswith("| met |")
+
+
+def test_a_quick_run_says_which_settings_it_had() -> None:
+    results = some_results()
+    results.models[SMALL].tuning = {"Tessera int8": {"bf16 KV": {}}}
+    text = page(results, "cpu.png", 0.03)
+    assert "better ones were not looked for.\n\n- Tessera int8: bf16 KV" in text
 
 
 def test_every_sample_is_in_the_raw_numbers() -> None:

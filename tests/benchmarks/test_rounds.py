@@ -6,7 +6,17 @@ import sys
 from pathlib import Path
 
 from benchmarks.cpu.rounds import Runner
-from benchmarks.cpu.settings import FLASH, LLAMA, OPENVINO, Candidate, Contender, Files, contenders
+from benchmarks.cpu.settings import (
+    FLASH,
+    LLAMA,
+    OPENVINO,
+    PACKAGES,
+    Candidate,
+    Contender,
+    Files,
+    contenders,
+    worth_trying,
+)
 from benchmarks.cpu.work import DECODE_1, DECODE_8, PREFILL
 
 # A driver whose speed is in its settings, by name of work; without the setting it cannot do that work at all.
@@ -87,3 +97,31 @@ def test_only_what_was_prepared_competes() -> None:
     assert list(found) == ["Tessera int8", "llama.cpp Q8_0", "OpenVINO int8"]
     assert len(found["llama.cpp Q8_0"].candidates) == len(FLASH)
     assert {candidate.model for candidate in found["OpenVINO int8"].candidates} == {Path("ir"), Path("q8")}
+
+
+def test_what_the_cache_holds_is_a_setting_of_a_package() -> None:
+    found = contenders(Files(packages={name: Path(name) for name in PACKAGES}))
+    tried = {each.name: {item.label: (item.model, item.quality) for item in each.candidates} for each in found}
+    assert list(tried) == ["Tessera int4", "Tessera int8", "Tessera bf16"]
+    assert tried["Tessera int8"] == {
+        "bf16 KV": (Path("int8"), "Tessera int8"),
+        "int8 KV": (Path("int8-kv8"), "Tessera int8-kv8"),
+    }
+    assert [item.label for item in found[1].candidates] == ["bf16 KV", "int8 KV"]
+
+
+def test_settings_far_behind_on_one_model_are_not_tried_on_the_next() -> None:
+    contender = Contender("engine", OPENVINO, (FAST_PROMPTS, BROKEN, FAST_STEPS))
+    tried = {"fast prompts": {"prefill-512": 900.0, "decode-1": 50.0}, "fast steps": {"prefill-512": 700.0}}
+    tried["fast steps"]["decode-1"] = 60.0
+    assert worth_trying(contender, tried, (PREFILL, DECODE_1)).candidates == (FAST_PROMPTS, FAST_STEPS)
+    assert worth_trying(contender, tried, (PREFILL,)).candidates == (FAST_PROMPTS,)
+    assert worth_trying(contender, tried, (DECODE_8,)).candidates == contender.candidates
+    assert worth_trying(contender, {}, (PREFILL,)).candidates == contender.candidates
+
+
+def test_only_what_was_measured_claims_a_perplexity() -> None:
+    files = Files(gguf={"Q4_0": Path("q4")}, openvino={"int4-row": Path("ir")})
+    found = {each.name: {item.model: item.quality for item in each.candidates} for each in contenders(files)}
+    assert found["llama.cpp Q4_0"] == {Path("q4"): "llama.cpp Q4_0"}
+    assert found["OpenVINO int4"] == {Path("ir"): "OpenVINO int4-row", Path("q4"): ""}

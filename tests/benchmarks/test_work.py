@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.cpu.targets import OPENVINO_BOTH, TARGETS, Target, judge, verdict
+from benchmarks.cpu.targets import OPENVINO_BOTH, TARGETS, Target, judge, quality_verdict, verdict
 from benchmarks.cpu.work import ALL, DECODE_1, PREFILL, best, figure, ratio_range, spread
 
 SAMPLES = {
@@ -53,6 +53,28 @@ def test_a_target_without_one_side_is_not_measured() -> None:
 @pytest.mark.parametrize(("value", "word"), [(1.19, "missed"), (1.2, "must met"), (1.5, "aim met")])
 def test_verdicts_at_their_borders(value: float, word: str) -> None:
     assert verdict(value, 1.2, 1.5) == word
+
+
+@pytest.mark.parametrize(
+    ("name", "perplexity", "size", "word"),
+    [
+        ("Tessera int8", 10.1, 9, "met"),
+        ("Tessera int8-kv8", 10.11, 9, "missed"),
+        ("Tessera int4", 12.0, 50, "met"),
+        ("Tessera int4", 12.1, 50, "missed"),
+        ("Tessera int4-kv8", 11.0, 51, "missed"),
+        ("Tessera bf16", 10.0, 9, ""),
+        ("OpenVINO int8", 99.0, 9, ""),
+    ],
+)
+def test_quality_at_its_borders(name: str, perplexity: float, size: int, word: str) -> None:
+    everybody = {"Tessera bf16": 10.0, "llama.cpp Q4_0": 12.0, name: perplexity}
+    assert quality_verdict(name, everybody, {"llama.cpp Q4_0": 50, name: size}) == word
+
+
+def test_quality_without_a_standard_is_not_judged() -> None:
+    assert quality_verdict("Tessera int8", {"Tessera int8": 1.0}, {}) == ""
+    assert quality_verdict("Tessera int4", {"Tessera int4": 1.0, "llama.cpp Q4_0": 2.0}, {"Tessera int4": 1}) == ""
 
 
 def test_every_target_is_about_work_that_is_measured() -> None:

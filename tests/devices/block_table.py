@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from xdsl.ir import SSAValue
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "kernels"))
 try:
@@ -22,6 +23,7 @@ from tessera_compiler.tile.float8 import round_to_float8
 from tessera_compiler.tile.types import buffer_type
 
 Table = dict[str, Callable[[], Iterator[Case]]]
+Body = Callable[[SSAValue], None]
 
 
 def blocks() -> Iterator[Case]:
@@ -141,6 +143,34 @@ def unpacked() -> Iterator[Case]:
             yield Case(b.finish(), [*given, blank(rows, 2 * words, "f32")], 1, signed_zeros=False)
 
 
+def parts() -> Iterator[Case]:
+    """Kernels of which an instance does one of several things, by its place; with loops and values from outside."""
+    for counts in ((3,), (2, 1), (1, 3, 2)):
+        width, tokens = 16, 3
+        x = values_of(generator("parts", *counts), (tokens, width), "f32", special=False)
+        total = sum(counts)
+        buffers = [buffer_type([None, width], "f32"), *[buffer_type([None, width * total], "f32")] * len(counts)]
+        b = KernelBuilder(f"parts_of_{total}", ["T", total], buffers)
+        row, at, factor = b.program_id(0), b.program_id(1), b.full(3.0)
+
+        def body(number: int, b: KernelBuilder = b, row: SSAValue = row, factor: SSAValue = factor) -> Body:
+            def written(index: SSAValue) -> None:
+                zero = b.constant(0)
+                (sums,) = b.loop(
+                    zero,
+                    b.constant(number + 1),
+                    1,
+                    [b.load(b.buffers[0], row, zero, (1, 16))],
+                    lambda _, carried: [b.binary("mul", carried[0], factor)],
+                )
+                b.store(sums, b.buffers[1 + number], row, b.index("mul", index, 16))
+
+            return written
+
+        b.parts(at, counts, [body(number) for number in range(len(counts))])
+        yield Case(b.finish(), [x, *[blank(tokens, width * total, "f32") for _ in counts]], tokens)
+
+
 BLOCK_TABLE: Table = {
     **ELEMENTWISE_TABLE,
     **{
@@ -153,6 +183,7 @@ BLOCK_TABLE: Table = {
     "dots of blocks": dots,
     "iota repeated": repeated,
     "narrow floats": narrow_floats,
+    "parts": parts,
     "transposes": transposes,
     "unpacked": unpacked,
 }

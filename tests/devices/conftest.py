@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from tessera_compiler.targets.triton.toolchain import triton_is_installed
 
-NEED_TRITON = ["test_interpreted.py", "test_compiled.py", "test_drawing.py", "test_drawing_engine.py", "test_packed.py"]
+NEED_TRITON = [
+    *("test_interpreted.py", "test_compiled.py", "test_drawing.py", "test_drawing_engine.py", "test_packed.py"),
+    *("test_boxes.py", "test_device_rows.py", "test_turned_products.py"),
+]
 collect_ignore = [] if triton_is_installed() else NEED_TRITON
 
 

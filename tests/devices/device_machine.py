@@ -19,7 +19,7 @@ from tessera_compiler.targets.program import ProgramLimits, describe_program
 from tessera_compiler.targets.triton.target import describe_launches
 from tessera_compiler.tile import dialect
 from tessera_compiler.tile.float8 import float8_values
-from tessera_compiler.tile.lowering.device_context import BLOCK_TOKENS, CHUNK_TOKENS
+from tessera_compiler.tile.lowering.device_context import BLOCK_TOKENS
 from tessera_compiler.tile.lowering.device_lower import DeviceProgram, lower_for_devices
 from tessera_compiler.tile.types import BYTES, numpy_dtype
 
@@ -43,7 +43,7 @@ class DevicePlan:
     recipes: tuple[WeightRecipe, ...]
 
 
-def plan_for(name: str, dtype: str, targets: tuple[str, ...], chunk_tokens: int = CHUNK_TOKENS) -> DevicePlan:
+def plan_for(name: str, dtype: str, targets: tuple[str, ...]) -> DevicePlan:
     model = tiny_model(name)
     module = model.graph()
     limits = ProgramLimits(128, MAX_MODEL_LEN, model.vocab_size)
@@ -51,7 +51,7 @@ def plan_for(name: str, dtype: str, targets: tuple[str, ...], chunk_tokens: int 
         each.apply(module)
         module.verify()
     groups = [op for op in entry_function(module).body.block.ops if isinstance(op, GroupOp)]
-    lowered = lower_for_devices(groups, targets, chunk_tokens)
+    lowered = lower_for_devices(groups, targets)
     shared = describe_program(module, lowered, limits)
     program = describe_launches(shared.description, shared.weights, lowered, targets[0])
     return DevicePlan(module, groups, lowered, shared.description, program, shared.weights)

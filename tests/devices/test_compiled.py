@@ -26,8 +26,9 @@ MOST_BYTES = 5 * 2**18
 """Of the code of a tiny model for one device, of which the kernels that draw take up to a quarter."""
 
 
-SPILLED = {"bf16": 0, "int8": 0, "int4": 0, "fp16": 0, "fp8": 0, "fp32": 128}
-"""Bytes that a kernel that decodes may spill."""
+SPILLED = {"fp32": 128}
+FEW_SPILLED = 32
+"""Bytes that a kernel that decodes may spill: what a loop does not change, so that four blocks share the registers."""
 
 
 @cache
@@ -64,10 +65,11 @@ def test_kernels_fit(name: str, dtype: str, target: str) -> None:
     for symbol, kernel in result.program["kernels"].items():
         assert kernel["registers"] > 0 and kernel["code_bytes"] > 0, symbol
         assert kernel["shared_bytes"] <= architecture_of(target).shared_bytes, symbol
+    most = SPILLED.get(dtype, FEW_SPILLED)
     for group in result.program["groups"].values():
         for variant in group["variants"]:
             if variant["kernel"] and (group["kind"] != "linear" or min(variant["limits"].values(), default=99) <= 16):
-                assert result.program["kernels"][variant["kernel"]]["spilled_bytes"] <= SPILLED[dtype], variant
+                assert result.program["kernels"][variant["kernel"]]["spilled_bytes"] <= most, variant
 
 
 def job(symbol: str, *, target: str = "cuda-sm90", warps: int = 4, stages: int = 3) -> Job:

@@ -40,6 +40,7 @@ from tessera_runtime.executor.gpu.program import read_program
 
 LIMITS = ProgramLimits(128, 160, 160)
 KEY = "cuda-sm90/matmul/bf16/128x64"
+EIGHT_BITS = "cuda-sm90/matmul/f8_e4m3/128x64"
 
 
 @pytest.mark.parametrize("target", ARCHITECTURES)
@@ -68,21 +69,58 @@ def test_weights_made_in_registers_are_the_operand_that_may_stay_there(target: s
 
 
 @pytest.mark.parametrize(
-    ("form", "blockings", "rule"),
+    ("target", "form", "blockings", "rule"),
     [
-        ("bf16", [(16, 16, 16, 128, 4, 4), (0, 64, 64, 64, 4, 3)], "at least 64 rows, or they add in another order"),
-        ("bf16", [(0, 64, 64, 64, 2, 3)], "warps come in groups of 4"),
-        ("bf16", [(0, 64, 64, 16, 4, 3)], "a round of bf16 takes at least 32 columns; found 16"),
-        ("bf16xu4", [(16, 16, 32, 128, 4, 4), (0, 64, 64, 128, 4, 3)], "blocks of 64 outputs and more add in another"),
-        ("bf16xu4", [(0, 64, 64, 64, 4, 3)], "a round of bf16xu4 takes at least 128 columns"),
-        ("f8_e4m3", [(0, 64, 64, 64, 4, 3)], "eight-bit floats are added 128 columns at a time; found 64"),
-        ("u8", [(16, 16, 16, 64, 4, 4), (0, 64, 64, 64, 2, 3)], None),
-        ("f32", [(0, 16, 16, 32, 2, 3)], None),
+        ("cuda-sm100", "bf16", [(16, 16, 16, 128, 4, 4), (0, 64, 64, 64, 4, 3)], "at least 64 rows, or they add in an"),
+        ("cuda-sm100", "bf16", [(0, 64, 64, 64, 2, 3)], "warps come in groups of 4"),
+        ("cuda-sm90", "bf16", [(16, 16, 64, 128, 4, 4, 1), (64, 64, 16, 128, 2, 4), (0, 128, 64, 64, 8, 3)], None),
+        ("cuda-sm90", "f16", [(16, 16, 16, 128, 1, 4), (0, 64, 64, 64, 4, 3)], None),
+        ("cuda-sm100", "bf16", [(16, 16, 64, 128, 4, 4, 1), (0, 64, 64, 64, 4, 3)], "not known that turned products"),
+        ("hip-gfx942", "f16", [(0, 64, 64, 64, 4, 3, 1)], "not known that turned products of f16 on hip-gfx942"),
+        ("cuda-sm90", "f8_e4m3", [(0, 64, 64, 128, 4, 3, 1)], "not known that turned products of f8_e4m3"),
+        ("cuda-sm90", "f8_e4m3", [(0, 16, 64, 128, 4, 3)], "blocks have at least 64 rows"),
+        ("cuda-sm90", "bf16", [(0, 64, 64, 16, 4, 3)], "a round of bf16 takes at least 32 columns; found 16"),
+        (
+            *("cuda-sm90", "bf16xu4", [(16, 16, 32, 128, 4, 4), (0, 64, 64, 128, 4, 3)]),
+            "blocks of 64 outputs and more add in another",
+        ),
+        ("cuda-sm90", "bf16xu4", [(0, 64, 64, 64, 4, 3)], "a round of bf16xu4 takes at least 128 columns"),
+        ("cuda-sm90", "f8_e4m3", [(0, 64, 64, 64, 4, 3)], "eight-bit floats are added 128 columns at a time; found 64"),
+        ("cuda-sm90", "u8", [(16, 16, 16, 64, 4, 4), (0, 64, 64, 64, 2, 3)], None),
+        ("cuda-sm90", "f32", [(0, 16, 16, 32, 2, 3)], None),
+        ("cuda-sm90", "f16", [(16, 16, 16, 128, 1, 4), (0, 64, 64, 64, 4, 3, 0, 1)], None),
+        ("cuda-sm90", "u8", [(0, 64, 64, 64, 4, 3, 0, 1)], "operands of u8 are not read by descriptors"),
     ],
 )
-def test_rules_that_keep_results_the_same(form: str, blockings: list[tuple[int, ...]], rule: str | None) -> None:
-    found = broken_rule("cuda-sm90", form, [DeviceBlocking(*each) for each in blockings])
+def test_rules_that_keep_results_the_same(
+    target: str, form: str, blockings: list[tuple[int, ...]], rule: str | None
+) -> None:
+    found = broken_rule(target, form, [DeviceBlocking(*each) for each in blockings])
     assert (found is None) if rule is None else (found is not None and rule in found)
+
+
+@pytest.mark.parametrize("form", ["bf16", "f16"])
+@pytest.mark.parametrize(("panels", "depth", "parts"), [(9496, 1024, 1), (384, 4096, 1), (64, 3072, 1), (192, 1024, 2)])
+def test_products_are_blocked_as_measured(form: str, panels: int, depth: int, parts: int) -> None:
+    """Few rows of large matrices are turned; of small ones there are as many instances as can be."""
+    few, more, some, many = default_device_blocking("cuda-sm90", form, panels, depth, parts=parts)
+    assert (few.max_tokens, more.max_tokens) == (16, 64)
+    assert [each.descriptors for each in (few, more, some, many)] == [0, 0, 1, 1]
+    largest = (256, 128, 8) if depth == 4096 else (128, 256, 8) if parts == 2 else (128, 128, 4)
+    assert (many.rows, many.outputs * parts, many.warps) == largest
+    wide = panels >= 384
+    assert (few.turned, more.turned) == ((1, 1) if wide else (0, 0))
+    for each in (few, more):
+        assert panels * 16 // each.outputs >= (88 if panels > 64 else 64)
+        assert each.outputs >= 64 if each.turned else each.outputs <= 32
+    elsewhere = default_device_blocking("cuda-sm100", form, panels, depth, parts=parts)
+    assert not any(each.turned or each.descriptors for each in elsewhere)
+
+
+def test_sums_of_parts_stand_beside_each_other() -> None:
+    """A product in parts has more warps for the same block."""
+    *_, many = default_device_blocking("cuda-sm90", "bf16", 64, 2048, splits=2)
+    assert (many.rows, many.outputs, many.warps) == (128, 128, 8)
 
 
 def test_blocks_of_quantized_outputs_are_whole_groups() -> None:
@@ -151,6 +189,7 @@ def test_programs_are_sound(name: str, dtype: str) -> None:
                     "warps": 4,
                     "shared_bytes": 0,
                     "parameters": ["pointer" if kind.startswith("*") else kind for kind in kinds],
+                    "tensor_maps": [],
                     "scratch_pointers": 2,
                     "scratch_bytes": 0,
                     "scratch_alignment": 1,
@@ -203,10 +242,19 @@ def write_tuning(folder: Path, entries: Any) -> Path:
 
 
 def test_measured_schedules_are_read(tmp_path: Path) -> None:
-    cache = write_tuning(tmp_path, {KEY: [[16, 64, 32, 256, 4, 4], [None, 128, 64, 64, 8, 3]]})
-    assert load_device_tuned(cache, ("cuda-sm90", "hip-gfx942")) == {
-        KEY: (DeviceBlocking(16, 64, 32, 256, 4, 4), DeviceBlocking(0, 128, 64, 64, 8, 3))
-    }
+    blockings = (
+        DeviceBlocking(16, 16, 64, 256, 4, 4, turned=1),
+        DeviceBlocking(256, 128, 64, 64, 4, 3, descriptors=1),
+        DeviceBlocking(0, 128, 64, 64, 8, 3),
+    )
+    entry: list[list[int | None]] = [
+        [16, 16, 64, 256, 4, 4, 1],
+        [256, 128, 64, 64, 4, 3, 0, 1],
+        [None, 128, 64, 64, 8, 3],
+    ]
+    cache = write_tuning(tmp_path, {KEY: entry})
+    assert load_device_tuned(cache, ("cuda-sm90", "hip-gfx942")) == {KEY: blockings}
+    assert [each.listed() for each in blockings] == [[*entry[0], 0], entry[1], [*entry[2], 0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -216,7 +264,8 @@ def test_measured_schedules_are_read(tmp_path: Path) -> None:
         ({KEY: [[None, 16, 48, 64, 4, 4]]}, "extents are powers of two"),
         ({KEY: [[None, 16, 32, 64, 0, 4]]}, "warps and stages are from 1 to 32"),
         ({KEY: [[None, 16]]}, "should map keys to lists"),
-        ({KEY: [[None, 16, 32, 64, 4, 4]]}, "would change results: blocks have at least 64 rows"),
+        ({KEY: [[None, 64, 32, 64, 4, 4, 2]]}, "what follows the stages is 0 or 1"),
+        ({EIGHT_BITS: [[None, 16, 32, 128, 4, 4]]}, "would change results: blocks have at least 64 rows"),
         ({"cuda-sm80/matmul/bf16/64x64": [[None, 16, 32, 64, 4, 4]]}, "a key reads cuda-sm90/matmul/"),
         ({"key": [[None, 64, 32, 64, 4, 4]]}, "a key reads cuda-sm90/matmul/"),
         ([1], "should map keys to lists"),

@@ -76,7 +76,7 @@ def test_whole_programs_give_the_same_logits(name: str, dtype: str, tmp_path: Pa
         step = conversation.step(*parts)
         wanted, found = (run(machine, step) for machine in machines)
         assert np.abs(found - wanted).max() <= (1e-5 if dtype == "fp32" else 2e-2) * np.abs(wanted).max()
-    assert {"attention_0_tiles", "attention_0_chunks", "attention_0_fold"} <= set(machines[1].launched)
+    assert {"attention_0_tiles", "attention_0_blocks16", "attention_0_fold"} <= set(machines[1].launched)
 
 
 def test_a_mistake_in_the_source_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tessera_runtime.errors import DeviceLost, DeviceMemoryTooSmall, DriverTooOld
 from tessera_runtime.executor.gpu.driver import Device, LaunchShape, TensorMapShape
 from tessera_runtime.executor.gpu.grid import MAX_GRID
+from tessera_runtime.executor.gpu.program import ELEMENT_BYTES
 
 POISON, UNREAD = 0xA5, 0xCD
 ALIGNMENT = 256
@@ -126,6 +127,7 @@ class FakeDriver:
         self.launches: list[str] = []
         self.graph_launches = 0
         self.closed = False
+        self.tensor_maps: list[TensorMapShape] = []
         self.loaded: list[Sequence[str]] = []
         self._device = device or Device("fake", "cuda", (9, 0), "sm90", 32, capacity, 4, 200_000, 13000)
         self._pinned: dict[int, Bytes] = {}
@@ -301,10 +303,21 @@ class FakeDriver:
         del self._graphs[graph]
 
     def tensor_map(self, shape: TensorMapShape) -> bytes:
-        self.memory.view(shape.address, 1, "tensor_map")
-        if shape.address % 16:
-            raise Misuse("a tensor map starts at no multiple of 16")
-        return shape.address.to_bytes(8, "little") * 16
+        rows, *inner = shape.shape
+        size = ELEMENT_BYTES[shape.dtype]
+        strides = (*shape.strides, size)
+        if shape.address % 16 or any(stride % 16 for stride in shape.strides):
+            raise Misuse("a tensor map starts at no multiple of 16, or its rows do")
+        if not all(0 < box <= 256 for box in shape.box) or len(shape.box) != len(shape.shape):
+            raise Misuse(f"a tensor map has the box {shape.box}")
+        if shape.swizzle and shape.box[-1] * size > shape.swizzle:
+            raise Misuse(f"rows of {shape.box[-1] * size} bytes do not fit {shape.swizzle} that are swizzled")
+        if any(outer < extent * stride for outer, extent, stride in zip(strides, inner, strides[1:], strict=False)):
+            raise Misuse("rows of a tensor map overlap")
+        self.memory.view(shape.address, rows * strides[0], "tensor_map")
+        self.tensor_maps.append(shape)
+        words = shape.address, len(self.tensor_maps) - 1
+        return b"".join(word.to_bytes(8, "little") for word in words).ljust(128, b"\0")
 
     def close(self) -> None:
         self.closed = True
@@ -336,6 +349,13 @@ class FakeDriver:
             int(sizes.get(kind, ctypes.c_uint64).from_address(address).value)
             for kind, address in zip(kinds, addresses, strict=True)
         ]
+
+    def map_of(self, parameters: int, place: int) -> TensorMapShape:
+        """What a parameter that is a tensor map describes."""
+        address = int(ctypes.c_uint64.from_address(parameters + 8 * place).value)
+        if address % 64:
+            raise Misuse("a tensor map lies where no driver reads it")
+        return self.tensor_maps[int(ctypes.c_uint64.from_address(address + 8).value)]
 
     def _execute(self, name: str, values: list[int], grid: tuple[int, int, int]) -> None:
         kinds = self.parameters[name]

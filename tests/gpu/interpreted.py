@@ -7,6 +7,7 @@ arithmetic of the kernels is not a GPU's.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +54,11 @@ def prepared(
     # The stand-ins' code is what the fake driver reads: the names of its entries.
     model = gpu_models.GpuModel.read(folder / name)
     entries = {kernel.entry: kernels[each] for each, kernel in model.program.kernels.items()}
-    parameters = {
-        kernel.entry: (*kernel.parameters, *["pointer"] * kernel.scratch_pointers)
-        for kernel in model.program.kernels.values()
-    }
+    parameters = {kernel.entry: kernel.function_parameters for kernel in model.program.kernels.values()}
     actions = {}
     for entry, kernel in entries.items():
         if kernel.lowered is not None:
-            actions[entry] = _action(kernel.lowered)
+            actions[entry] = _action(kernel.lowered, kernel.job.source)
         elif by_hand is not None:
             actions[entry] = by_hand(kernel.job.source)
 
@@ -73,10 +71,14 @@ def prepared(
     return model, lambda: Interpreted(parameters, actions)
 
 
-def _action(kernel: dialect.KernelOp) -> Callable[..., None]:
+def _action(kernel: dialect.KernelOp, source: Source) -> Callable[..., None]:
     types = [argument.type for argument in list(kernel.body.block.args)[:-3]]
+    # A map is there by its address, and followed by two extents and two strides.
+    kinds = [kind for _, kind in source.signature]
+    places = list(accumulate((5 if kind.startswith("tensordesc") else 1 for kind in kinds), initial=0))[:-1]
 
     def run(memory: FakeMemory, values: list[int], grid: tuple[int, int, int]) -> None:
+        values = [values[place] for place in places]
         # Behind the buffers come T, L and W, and two pointers to scratch.
         pointers, (tokens, rows, width) = values[: len(types)], values[len(types) : len(types) + 3]
         views = [_view(memory, address, type_) for address, type_ in zip(pointers, types, strict=True)]

@@ -7,6 +7,7 @@ launch that reads a buffer whose bytes another has overwritten is found, whateve
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from tessera_runtime.executor.gpu.binding import Addresses, LaunchBinder, choose
 from tessera_runtime.executor.gpu.grid import StepSizes
 from tessera_runtime.executor.gpu.metadata import MetadataLayout
 from tessera_runtime.executor.gpu.modules import ModuleLibrary
-from tessera_runtime.executor.gpu.program import GpuProgram
+from tessera_runtime.executor.gpu.program import GpuProgram, Kernel, Launch
 from tessera_runtime.executor.gpu.weights import weight_offsets
 
 LINE = 64
@@ -72,19 +73,21 @@ def replay(program: GpuProgram, sizes: StepSizes, form: str = "logits") -> int:
         assert variant.kernel is not None
         kernel = program.kernels[variant.kernel]
         where = f"launch {one.index} ({launch.group})"
-        kinds = (*kernel.parameters, *["pointer"] * kernel.scratch_pointers)
-        values = driver.decode(one.parameters, kinds)
-        for argument, value in zip(launch.arguments, values, strict=False):
+        values = driver.decode(one.parameters, kernel.function_parameters)
+        places = _places(kernel)
+        _check_maps(driver, program, sizes, launch, kernel, one.parameters, values)
+        for argument, place in zip(launch.arguments, places, strict=True):
+            value = values[place]
             expected, room = _expected(program, sizes, layout, addresses, argument.kind, argument.name, argument.index)
             if value != expected:
                 raise Mismatch(f"{where} gets {value:#x} for {argument.kind}:{argument.name}, not {expected:#x}")
-            if argument.kind not in ("size", "tensor_map"):
+            if argument.kind != "size":
                 if value % 64:
                     raise Mismatch(f"{where} gets {argument.kind}:{argument.name} at no multiple of 64")
                 driver.memory.view(value, room, where)
         if kernel.scratch_bytes:
             instances = int(np.prod(one.prepared.grid))
-            driver.memory.view(values[len(launch.arguments)], instances * kernel.scratch_bytes, f"{where}: scratch")
+            driver.memory.view(values[-kernel.scratch_pointers], instances * kernel.scratch_bytes, f"{where}: scratch")
         for index in buffers_of(program, launch):
             start, size = program.buffers[index].place(sizes.tokens, sizes.logit_rows)
             mine = owners[start // LINE : (start + size) // LINE]
@@ -107,6 +110,43 @@ def replay(program: GpuProgram, sizes: StepSizes, form: str = "logits") -> int:
             start, size = program.buffers[index].place(sizes.tokens, sizes.logit_rows)
             owners[start // LINE : (start + size) // LINE] = index + 1
     return len(bound.launches)
+
+
+def _places(kernel: Kernel) -> list[int]:
+    """Where in all that a function takes its arguments stand: a map has two extents and two strides behind it."""
+    places, place = [], 0
+    for parameter in kernel.parameters:
+        places.append(place)
+        place += 5 if parameter == "tensor_map" else 1
+    return places
+
+
+def _check_maps(
+    driver: FakeDriver,
+    program: GpuProgram,
+    sizes: StepSizes,
+    launch: Launch,
+    kernel: Kernel,
+    parameters: int,
+    values: Sequence[int],
+) -> None:
+    """A map has a row for each of the buffer or the weight, and what comes behind it says the same."""
+    where = f"the launch of {launch.group}"
+    described = iter(kernel.tensor_maps)
+    for parameter, argument, place in zip(kernel.parameters, launch.arguments, _places(kernel), strict=True):
+        if parameter != "tensor_map":
+            continue
+        found, wanted = driver.map_of(parameters, place), next(described)
+        rows, columns = found.shape
+        if argument.kind == "buffer":
+            buffer = program.buffers[argument.index]
+            there = {"T": sizes.tokens, "L": sizes.logit_rows}.get(str(buffer.rows), buffer.rows)
+            if rows != there or found.strides != (buffer.row_bytes,) or found.dtype != buffer.dtype:
+                raise Mismatch(f"{where} maps {found}, but the buffer has {there} rows of {buffer.row_bytes} bytes")
+        elif rows * found.strides[0] > program.weights[argument.index].size:
+            raise Mismatch(f"{where} maps {found}, which is more than the weight")
+        if found.box != wanted.box or list(values[place + 1 : place + 5]) != [rows, columns, columns, 1]:
+            raise Mismatch(f"{where} gets {values[place + 1 : place + 5]} for {found}")
 
 
 def _expected(
@@ -140,7 +180,4 @@ def _expected(
         return addresses.seats[name], SEATS * program.seats[name]
     if kind == "result":
         return addresses.results[name], sizes.logit_rows * (4 if name == "ids" else 4 * LOGPROB_WORDS)
-    if kind == "tensor_map":
-        of = program.tensor_maps[index].of
-        return _expected(program, sizes, layout, addresses, of.kind, of.name, of.index)
     return sizes.by_symbol()[name], 0

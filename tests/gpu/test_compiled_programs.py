@@ -12,7 +12,7 @@ from tessera_compiler.device_driver import DeviceOptions, compile_for_devices
 from tessera_compiler.module import CompiledTarget
 from tessera_compiler.targets.program import ProgramLimits
 from tessera_compiler.targets.triton import target as triton_target
-from tessera_compiler.targets.triton.toolchain import CompiledKernel, Job
+from tessera_compiler.targets.triton.toolchain import Box, CompiledKernel, Job
 from tessera_runtime.executor.gpu.arena_check import check_arena, sizes_to_try
 from tessera_runtime.executor.gpu.program import read_program
 from tessera_runtime.package.gpu_program_check import gpu_checks
@@ -40,6 +40,7 @@ def stand_ins(jobs: Sequence[Job], workers: int | None = None) -> list[CompiledK
             registers=64,
             spilled_bytes=0,
             code_bytes=1000,
+            boxes=tuple(Box((each.box[0], min(each.box[1], 64)), 128) for each in job.source.tensors),
         )
         for number, job in enumerate(jobs)
     ]

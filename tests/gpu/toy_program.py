@@ -94,6 +94,7 @@ def toy_program(max_tokens: int = 16, max_model_len: int = 64) -> dict[str, Any]
                 "warps": 4,
                 "shared_bytes": 1024,
                 "parameters": list(kinds),
+                "tensor_maps": [],
                 "scratch_pointers": 2,
                 "scratch_bytes": 128 if name == "head" else 0,
                 "scratch_alignment": 128,
@@ -126,7 +127,6 @@ def toy_program(max_tokens: int = 16, max_model_len: int = 64) -> dict[str, Any]
         ],
         "layers": [{"path": "head", "end": 5, "buffer": 3}],
         "output": 3,
-        "tensor_maps": [],
         "drawing": {
             "greedy": [
                 launch("draw_greedy", ["buffer:3", "input:draws", "seat:feedback", "result:ids", "size:L"], []),
@@ -175,7 +175,7 @@ def write_code(folder: Path, program: dict[str, Any]) -> None:
 
 def toy_driver(program: GpuProgram, **options: Any) -> FakeDriver:
     """A device that knows the toy's kernels, with their two scratch pointers."""
-    kinds = {kernel.entry: (*kernel.parameters, *["pointer"] * 2) for kernel in program.kernels.values()}
+    kinds = {kernel.entry: kernel.function_parameters for kernel in program.kernels.values()}
 
     def without_scratch(kernel: Any) -> Any:
         return lambda memory, values, grid: kernel(memory, values[:-2], grid)

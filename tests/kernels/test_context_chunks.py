@@ -47,7 +47,7 @@ class Context:
         return self.executors[threads].step(make_batch(tokens, self.tables[threads][:width].tolist()))
 
 
-SUBJECTS = [("llama", "int8"), ("gemma2", "fp32"), ("llama", "bf16")]
+SUBJECTS = [("llama", "int8"), ("gemma2", "fp32"), ("llama", "bf16"), ("cohere", "int8")]
 
 
 @pytest.fixture(

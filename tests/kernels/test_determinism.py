@@ -24,6 +24,8 @@ SUBJECTS = (
     ("llama", "int4"),
     ("llama", "int8+int8"),
     ("gemma2", "fp32+int8"),
+    ("cohere", "int8"),
+    ("cohere", "int4+int8"),
 )
 
 

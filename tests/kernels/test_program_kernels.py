@@ -34,6 +34,7 @@ PROGRAMS = [
     ("llama", "fp32"),
     ("llama", "int8"),
     ("gemma2", "bf16"),
+    ("cohere", "int8"),
     ("llama", "int4"),
     *((name, "fp32") for name in MODELS if name != "llama"),
     ("llama", "bf16"),
@@ -41,11 +42,12 @@ PROGRAMS = [
     ("gpt2", "bf16"),
     ("gpt2", "int8"),
     ("gpt2", "int4"),
+    ("cohere", "int4"),
     ("llama", "fp32+int8"),
     ("gemma2", "int8+int8"),
     ("gpt2", "bf16+int8"),
 ]
-FAST = 4
+FAST = 5
 """As many of them run in a fast run."""
 CACHE_BLOCKS = 8
 INPUTS: dict[str, list[int]] = {

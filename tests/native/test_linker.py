@@ -13,7 +13,13 @@ import pytest
 
 from tessera_compiler.targets.cpu.elf_format import LinkError
 from tessera_compiler.targets.cpu.elf_linker import link
-from tessera_compiler.targets.cpu.object_code import CPU_CLASSES, ObjectCodeError, compile_ir, emit_relocatable
+from tessera_compiler.targets.cpu.object_code import (
+    CPU_CLASSES,
+    FUNCTION_ALIGNMENT,
+    ObjectCodeError,
+    compile_ir,
+    emit_relocatable,
+)
 from tessera_runtime.executor.cpu.object_check import check_object
 from tessera_runtime.executor.cpu.processor import machine_of_class, missing_features, read_processor
 
@@ -164,6 +170,12 @@ def test_equal_text_gives_equal_bytes(name):
 def test_every_class_passes_the_check(name):
     data = compile_ir(CONSTANTS, CPU_CLASSES[name], NAMES)
     assert check_object(data, machine_of_class(name), NAMES).symbols.keys() == set(NAMES)
+
+
+@pytest.mark.parametrize("name", CPU_CLASSES)
+def test_functions_start_where_no_other_moves_them(name):
+    found = check_object(compile_ir(CONSTANTS, CPU_CLASSES[name], NAMES), machine_of_class(name), NAMES)
+    assert len(found.symbols) > 2 and not any(start % FUNCTION_ALIGNMENT for start in found.symbols.values())
 
 
 def test_zeroing_loops_do_not_become_memset(best_class):

@@ -16,6 +16,7 @@ from tessera_compiler.schedule.passes.choose_numerics import ChooseNumerics
 from tessera_compiler.schedule.passes.find_peaks import FindPeaks
 from tessera_compiler.schedule.passes.flatten_concats import FlattenConcats
 from tessera_compiler.schedule.passes.form_groups import FormGroups
+from tessera_compiler.schedule.passes.join_rounding import JoinRounding
 from tessera_compiler.schedule.passes.mark_layers import MarkLayers
 from tessera_compiler.schedule.passes.plan_memory import PlanMemory
 from tessera_compiler.schedule.passes.plan_phases import PlanPhases
@@ -46,6 +47,21 @@ ATTENTION = (
     %s = "graph.select_rows"(%y, %rows) : (tensor<?x8xf32, "T">, tensor<?xi32, "L">) -> tensor<?x8xf32, "L">""",
     "%s",
     'tensor<?x8xf32, "L">',
+)
+ATTENDED = (
+    """
+    %w = "graph.weight"() {name = "w", sources = ["w"]} : () -> tensor<9x128xf32>
+    %x = "graph.embedding"(%w, %ids) {offset = 0 : i64}
+      : (tensor<9x128xf32>, tensor<?xi32, "T">) -> tensor<?x128xf32, "T">
+    %q = "graph.reshape"(%x) : (tensor<?x128xf32, "T">) -> tensor<?x2x64xf32, "T">
+    %a = "graph.attention"(%q, %q, %q) {layer = 0 : i64, scale = 0.5 : f64, window = 0 : i64, softcap = 0.0 : f64}
+      : (tensor<?x2x64xf32, "T">, tensor<?x2x64xf32, "T">, tensor<?x2x64xf32, "T">) -> tensor<?x2x64xf32, "T">
+    %f = "graph.reshape"(%a) : (tensor<?x2x64xf32, "T">) -> tensor<?x128xf32, "T">
+    %v = "graph.weight"() {name = "v", sources = ["v"]} : () -> tensor<9x128xf32>
+    %y = "graph.linear"(%f, %v) : (tensor<?x128xf32, "T">, tensor<9x128xf32>) -> tensor<?x9xf32, "T">
+    %s = "graph.select_rows"(%y, %rows) : (tensor<?x9xf32, "T">, tensor<?xi32, "L">) -> tensor<?x9xf32, "L">""",
+    "%s",
+    'tensor<?x9xf32, "L">',
 )
 TIED = (
     """
@@ -118,6 +134,8 @@ RULES: dict[str, tuple[tuple[str, str, str], Sequence[Pass], Pass]] = {
     "find_peaks": (TWO, (ChooseNumerics("fp32"),), FindPeaks()),
     "form_groups_attention": (ATTENTION, (ChooseNumerics("fp32"),), FormGroups()),
     "form_groups_heads": (QKV, (ChooseNumerics("bf16"),), FormGroups(heads=True)),
+    "join_rounding": (ATTENDED, (ChooseNumerics("bf16"), FormGroups()), JoinRounding()),
+    "join_rounding_quantized": (ATTENDED, (ChooseNumerics("int8"), FormGroups()), JoinRounding(quantized=True)),
     "plan_tiles": (LINEAR, (ChooseNumerics("fp32"), FormGroups()), PlanTiles(("x86-64-v4", "x86-64-v3"))),
     "plan_tiles_tuned": (LINEAR, (ChooseNumerics("fp32"), FormGroups()), PlanTiles(("x86-64-v4",), TUNED)),
     "plan_phases": (ATTENTION, (ChooseNumerics("fp32"), FormGroups()), PlanPhases()),

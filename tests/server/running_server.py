@@ -64,6 +64,13 @@ class RunningServer:
     def engines(self) -> list[int]:
         return [pid for pid in children(self.process.pid) if b"toy_engine" in command_line(pid)]
 
+    def processor_seconds(self) -> float:
+        """What all its processes have computed so far, the ended ones included: waiting for others does not count."""
+        pids = [self.process.pid]
+        for pid in pids:
+            pids += children(pid)
+        return sum(map(processor_seconds, pids))
+
     def readiness(self) -> int:
         return self.http.get("/health/ready").status_code
 
@@ -105,6 +112,15 @@ def children(pid: int) -> list[int]:
         with contextlib.suppress(OSError):
             found += map(int, task.read_text().split())
     return found
+
+
+def processor_seconds(pid: int) -> float:
+    """Of a process and the children that it has reaped."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def command_line(pid: int) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import time
 from typing import Any
 
 import openai
@@ -15,7 +14,7 @@ from running_server import RunningServer
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 HELLO = [{"role": "user", "content": "hi"}]
 SECONDS = 1.0
-"""Far more than is needed, for a machine that is busy with other things."""
+"""Of processor time, so that other work on the machine does not matter; far more than is needed."""
 
 BAD_FIELDS: list[tuple[str, dict[str, Any], str | None, str | None]] = [
     (CHAT, {"messages": []}, "messages", None),
@@ -100,9 +99,9 @@ def check_form(response: Any, status: int = 400) -> dict[str, Any]:
 def test_a_field_that_is_wrong_is_named(
     server: RunningServer, path: str, body: dict[str, Any], param: str | None, code: str | None
 ) -> None:
-    began = time.monotonic()
+    before = server.processor_seconds()
     error = check_form(server.post(path, **body))
-    assert time.monotonic() - began < SECONDS
+    assert server.processor_seconds() - before < SECONDS
     assert error["param"] == param and error["type"] == "invalid_request_error"
     if code is not None:
         assert error["code"] == code
@@ -127,9 +126,9 @@ BAD_BODIES = [
 
 @pytest.mark.parametrize(("body", "status"), BAD_BODIES, ids=lambda value: repr(value)[:40])
 def test_a_body_that_is_no_request(server: RunningServer, body: bytes, status: int) -> None:
-    began = time.monotonic()
+    before = server.processor_seconds()
     check_form(server.http.post(TEXT, content=body, headers={"content-type": "application/json"}), status)
-    assert time.monotonic() - began < SECONDS
+    assert server.processor_seconds() - before < SECONDS
 
 
 def test_other_kinds_of_content_are_refused(server: RunningServer) -> None:
@@ -156,10 +155,9 @@ def test_the_official_client_sees_our_errors(server: RunningServer) -> None:
 
 @pytest.mark.parametrize("declared", [True, False])
 def test_a_body_of_50_megabytes(server: RunningServer, declared: bool) -> None:
-    """The answer comes before the body has been sent."""
+    """The answer comes before the body has been sent: a server that waits for the rest lets the connection time out."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        began = time.monotonic()
         if declared:
             connection.sendall(head + b"Content-Length: 52428800\r\n\r\n" + b"x" * 1000)
         else:
@@ -170,7 +168,6 @@ def test_a_body_of_50_megabytes(server: RunningServer, declared: bool) -> None:
         answer = connection.recv(1 << 16)
         while b"}}" not in answer:
             answer += connection.recv(1 << 16)
-        assert time.monotonic() - began < SECONDS
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "request_too_large"
 

@@ -86,13 +86,25 @@ def store_panel(value: str, type: str, first: int = 0) -> str:
     )
 
 
+def parts(counts: str = "1 : i64, 2 : i64", axis: int = 1, first: str = "", at: str = "%p") -> str:
+    body = '"tile.yield"() : () -> ()'
+    return (
+        f'%p = "tile.program_id"() {{axis = {axis} : i64}} : () -> index\n    '
+        f'"tile.parts"({at}) ({{\n {first or body}\n }}, {{\n {body}\n }}) {{counts = [{counts}]}} : (index) -> ()'
+    )
+
+
 ONE = '%o = "tile.full"() {value = 0.0 : f64} : () -> vector<1x1xf32>\n    '
 PANELS = (
     '%p = "tile.load_packed"(%w, %c, %c) : (memref<2x8x16x2xbf16>, index, index) -> vector<16x16xbf16>\n    '
     '%a = "tile.full"() {value = 0.0 : f64} : () -> vector<2x16xf32>\n    '
 )
 SQUARE = '%s = "tile.full"() {value = 0.0 : f64} : () -> vector<16x16xf32>\n    '
-SQUARE_BF16 = '%s = "tile.full"() {value = 0.0 : f64} : () -> vector<16x16xbf16>\n    '
+SQUARE_BF16 = (
+    SQUARE.replace("%s", "%h")
+    + '%u = "tile.unary"(%h) {function = "neg"} : (vector<16x16xf32>) -> vector<16x16xf32>\n    '
+    + '%s = "tile.cast"(%u) : (vector<16x16xf32>) -> vector<16x16xbf16>\n    '
+)
 
 VALID = {
     "load": load(),
@@ -102,10 +114,17 @@ VALID = {
     "compare": binary("compare", "less", ("%n", "%n"), (I32, I32), I1),
     "loop": loop(),
     "dot": SQUARE + dot("%x", "%s", "%x", (F32, "vector<16x16xf32>", F32)),
+    "parts": parts(),
     "program_id": '%z = "tile.program_id"() {axis = 1 : i64} : () -> index',
 }
 
 INVALID = [
+    (parts("1 : i64, 1 : i64"), "the parts are run by 2 instances; the grid is ['T', 3]"),
+    (parts("3 : i64"), "2 bodies do not match 1 counts"),
+    (parts("3 : i64, 0 : i64"), "each part is run by at least one instance"),
+    (parts(axis=0), "the parts are run by 3 instances; the grid is ['T', 3]"),
+    (parts(at="%c"), "an instance runs one by its place in the grid"),
+    (parts(first=f'"tile.yield"(%x) : ({F32}) -> ()'), "a part takes nothing and ends by yielding nothing"),
     (unary("sinc", "%x", F32, F32), "unknown function 'sinc'; known: neg, abs"),
     (unary("exp", "%n", I32, I32), "exp is not defined on i32, only on f32"),
     (unary("not", "%x", F32, F32), "not is not defined on f32, only on i1"),

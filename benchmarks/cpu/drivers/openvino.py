@@ -140,12 +140,15 @@ def measure(job: Job) -> Iterator[dict[str, Any]]:
         return
     pipeline = (Batching if job["settings"]["pipeline"] == "batching" else Plain)(job, properties)
     for work in filter(pipeline.takes, job["work"]):
-        texts = prompts(job, work["prompt"], work["users"])
-        pipeline.prefill(texts[0])
         if work["new"]:
+            texts = prompts(job, work["prompt"], work["users"])
+            pipeline.prefill(texts[0])
             yield speed(work, lambda: pipeline.decode(work, texts))  # noqa: B023
         else:
-            yield speed(work, lambda: pipeline.prefill(texts[0]))  # noqa: B023
+            # The plain pipeline remembers prompts, so none may come twice.
+            fresh = iter(prompts(job, work["prompt"], 1 + work["repeats"]))
+            pipeline.prefill(next(fresh))
+            yield speed(work, lambda: pipeline.prefill(next(fresh)))  # noqa: B023
 
 
 if __name__ == "__main__":

@@ -42,6 +42,8 @@ def serve(measure: Callable[[Job], Iterable[dict[str, Any]]]) -> None:
 def prompts(job: Job, length: int, count: int) -> list[list[int]]:
     """`count` prompts of `length` tokens, no two of which begin alike."""
     found: list[list[int]] = job["prompts"][str(length)][:count]
+    if len(found) < count:
+        raise SystemExit(f"{count} prompts of {length} tokens are needed, and the job has {len(found)}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""`tessera autotune`: finds the fastest schedules for this processor, by measuring them."""
+"""`tessera autotune`: finds the fastest schedules for this machine, by measuring them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tessera.cli.options import json_option
 if TYPE_CHECKING:
     from tessera_compiler.autotune.tuner import Measurement, TuningResult
 
-TUNED_TARGETS = ("cpu",)
+CPU = "cpu"
 UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
 
 
@@ -33,7 +33,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # generic only in ne
 
 @click.command("autotune")
 @click.argument("source", metavar="PACKAGE|HF_DIR", type=click.Path(path_type=Path))
-@click.option("--target", default="cpu", show_default=True, help="Target to tune for.")
+@click.option("--target", default=CPU, show_default=True, help="Target to tune for: `cpu`, or the GPU's that is here.")
 @click.option("--budget", type=Duration(), default="120s", show_default=True, help="Time for measuring.")
 @click.option(
     "--cache", type=click.Path(path_type=Path), help="Folder to keep the winners in. [default: the one pack reads]"
@@ -41,7 +41,11 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # generic only in ne
 @click.option(
     "--dtype", "dtypes", multiple=True, help="Of the weights, for a checkpoint; may be repeated. [default: bf16]"
 )
-@click.option("--threads", type=click.IntRange(1, 64), help="Threads that compute. [default: all usable cores]")
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 64),
+    help="Threads that compute; for a GPU, processes that compile. [default: all usable cores]",
+)
 @click.option("--explain", is_flag=True, help="Print every candidate with its time, and why the winner won.")
 @json_option
 def command(
@@ -54,32 +58,37 @@ def command(
     explain: bool,
     as_json: bool,
 ) -> None:
-    """Measure candidate schedules on this processor and keep the winners.
+    """Measure candidate schedules on this machine and keep the winners.
 
     The linear maps of the package or checkpoint are timed with weights that come from memory, on as many threads as a
     step has, and every candidate's results are compared with the default's, bit for bit. Winners are kept under keys
     of their shape alone, so they serve every model that has it. `tessera pack` uses them; what the cache has is not
     measured again. Let the machine be idle.
+
+    With the target of a GPU, such as cuda-sm90, the machine must have one, and Triton, which compiles the candidates.
+    The cache that this leaves serves later packs on any machine.
     """
+    if target != CPU:
+        _require_known(target)
+        from tessera.cli.device_tuning import tune_device
+
+        tune_device(source, target, budget, cache, dtypes, threads, explain=explain, as_json=as_json)
+        return
     from tessera.cli.output import notice, print_json
     from tessera.cli.progress import progress_bars
     from tessera.cli.tuning_report import print_result, result_dict
     from tessera.tuning.native_bench import native_runner
-    from tessera_compiler.autotune.cache_file import CacheFile
-    from tessera_compiler.autotune.errors import UnknownTuningTarget
+    from tessera_compiler.autotune.budget import require_budget
+    from tessera_compiler.autotune.cache_file import cpu_cache_file
     from tessera_compiler.autotune.subjects import subjects_of
     from tessera_compiler.autotune.tuner import Tuner
     from tessera_compiler.schedule.tuned_cache import shipped_cache
     from tessera_runtime.configuration import Configuration
 
-    if target not in TUNED_TARGETS:
-        raise UnknownTuningTarget(
-            f"The target {target!r} is not tuned; {', '.join(TUNED_TARGETS)} is. Leave --target out."
-        )
-    Tuner.require_budget(budget)
+    require_budget(budget)
     cpu_class, modules = _programs(source, target, dtypes)
     subjects = subjects_of(modules, cpu_class)
-    file = CacheFile(shipped_cache() if cache is None else cache, target, cpu_class)
+    file = cpu_cache_file(shipped_cache() if cache is None else cache, target, cpu_class)
     busy = _busy_note() if any(subject.key not in file.entries for subject in subjects) else None
     tuner = Tuner(cpu_class, native_runner(threads or Configuration.from_environment().threads), budget)
 
@@ -94,6 +103,16 @@ def command(
         print_json(result_dict(result, file.path, file.entries, explain=explain))
     else:
         print_result(result, file.path, file.entries, explain=explain)
+
+
+def _require_known(target: str) -> None:
+    from tessera_compiler.autotune.errors import UnknownTuningTarget
+    from tessera_compiler.targets.triton.architectures import ARCHITECTURES
+
+    if target not in ARCHITECTURES:
+        raise UnknownTuningTarget(
+            f"The target {target!r} is not tuned; {', '.join((CPU, *ARCHITECTURES))} are. Name one of them."
+        )
 
 
 def _programs(source: Path, target: str, dtypes: tuple[str, ...]) -> tuple[str, list[Any]]:

@@ -10,6 +10,7 @@ from xdsl.rewriter import Rewriter
 
 from tessera_compiler.graph import dialect as graph
 from tessera_compiler.graph.evaluator import entry_function
+from tessera_compiler.graph.types import DYNAMIC, type_of
 from tessera_compiler.schedule import dialect as schedule
 
 
@@ -18,21 +19,32 @@ class JoinRounding:
     """group { a = attend }; group { round(reshape(a)) } --> group { round(reshape(attend)) }
 
     Only where nothing else uses a. A reshape of whole rows leaves every element where it is.
+
+    With `quantized`, so does `quantize`, where a head is whole groups of columns: those that share a scale are made
+    together then, whichever kernel of attention makes them.
     """
+
+    quantized: bool = False
 
     def apply(self, module: ModuleOp) -> None:
         for group in list(entry_function(module).body.block.ops):
             if isinstance(group, schedule.GroupOp) and group.kind.data == "attention" and len(group.results_) == 1:
                 uses = list(group.results_[0].uses)
-                if len(uses) == 1 and _only_rounds(uses[0].operation):
+                if len(uses) == 1 and self._may_join(group, uses[0].operation):
                     _join(group, uses[0].operation)
 
-
-def _only_rounds(op: Operation) -> bool:
-    if not isinstance(op, schedule.GroupOp) or op.kind.data != "rows" or len(op.inputs) != 1 or len(op.results_) != 1:
-        return False
-    *body, _ = op.body.block.ops
-    return [type(each) for each in body if not isinstance(each, graph.ReshapeOp)] == [schedule.RoundOp]
+    def _may_join(self, attention: schedule.GroupOp, op: Operation) -> bool:
+        """Whether an op is a group that does nothing but round, or quantize, rows of attention."""
+        if not isinstance(op, schedule.GroupOp) or op.kind.data != "rows" or len(op.inputs) != 1:
+            return False
+        made = [each for each in op.body.block.ops if not isinstance(each, graph.ReshapeOp | schedule.YieldOp)]
+        _, heads, width = type_of(attention.results_[0]).get_shape()
+        if len(made) != 1 or type_of(made[0].operands[0]).get_shape() != (DYNAMIC, heads * width):
+            return False
+        if isinstance(made[0], schedule.RoundOp):
+            # A product reads pairs of rounded columns, so a single one has a zero beside it.
+            return heads * width % 2 == 0
+        return self.quantized and isinstance(made[0], schedule.QuantizeOp) and width % made[0].group.value.data == 0
 
 
 def _join(attention: schedule.GroupOp, rounding: Operation) -> None:
@@ -59,6 +71,7 @@ def _join(attention: schedule.GroupOp, rounding: Operation) -> None:
     parent = attention.parent_block()
     assert parent is not None
     parent.insert_op_before(made, attention)
-    rounding.results_[0].replace_all_uses_with(made.results_[0])
+    for before, after in zip(rounding.results_, made.results_, strict=True):
+        before.replace_all_uses_with(after)
     Rewriter.erase_op(rounding)
     Rewriter.erase_op(attention)

@@ -200,7 +200,7 @@ class KernelEmitter:
         operation = value.owner
         if isinstance(operation, dialect.UnaryOp) and operation.function.data in EXPENSIVE:
             return True
-        if isinstance(operation, dialect.BinaryOp) and operation.function.data == "pow":
+        if isinstance(operation, dialect.BinaryOp) and operation.function.data in ("pow", "div"):
             return True
         if isinstance(operation, _ELEMENT_BY_ELEMENT):
             return any(self._is_expensive(operand) for operand in operation.operands)

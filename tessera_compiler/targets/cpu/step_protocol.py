@@ -43,6 +43,10 @@ CONTEXT_FIELDS: dict[str, tuple[int, str]] = {
     "timeline": (128, "pointer"),
     "tiles": (136, "pointer"),
     "tile_count": (144, "integer"),
+    "draws": (152, "pointer"),
+    "draw_count": (160, "integer"),
+    "draw_scratch": (168, "pointer"),
+    "draw_scratch_bytes": (176, "integer"),
     "arrived": (192, "integer"),
     "phase": (256, "integer"),
     "generation": (320, "integer"),
@@ -116,9 +120,10 @@ class StepProtocol:
         counters = self.load(builder, context, "counters")
         return builder.atomic_rmw("add", _offset(builder, counters, _constant(8 * launch)), amount, "monotonic")
 
-    def finish(self, body: ir.Function, abi: int) -> None:
-        """Adds `EXPORTS`, the whole interface of the object."""
-        served = self._build_served(body)
+    def finish(self, body: ir.Function, abi: int, draws: ir.Function | None = None) -> None:
+        """Adds `EXPORTS`, the whole interface of the object; `draws`, of the same kind, runs instead of the body
+        where a context asks for draws."""
+        served = self._build_served(body, draws)
         exported = self._declare("tessera_abi", ir.FunctionType(INTEGER, []))
         ir.IRBuilder(exported.append_basic_block("entry")).ret(_constant(abi))
         self._build_begin()
@@ -189,12 +194,20 @@ class StepProtocol:
         builder.ret_void()
         return function
 
-    def _build_served(self, body: ir.Function) -> ir.Function:
+    def _build_served(self, body: ir.Function, draws: ir.Function | None) -> ir.Function:
         function = self._declare("tessera.served", ir.FunctionType(VOID, [POINTER, INTEGER]))
         function.linkage = "internal"
         function.attributes.add("noinline")
         builder = ir.IRBuilder(function.append_basic_block("entry"))
-        builder.call(body, list(function.args))
+        if draws is None:
+            builder.call(body, list(function.args))
+        else:
+            wanted = builder.icmp_signed("!=", self.load(builder, function.args[0], "draw_count"), _constant(0))
+            with builder.if_else(wanted) as (then, otherwise):
+                with then:
+                    builder.call(draws, list(function.args))
+                with otherwise:
+                    builder.call(body, list(function.args))
         self.barrier(builder, function.args[0])
         builder.ret_void()
         return function

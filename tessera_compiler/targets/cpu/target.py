@@ -11,6 +11,7 @@ from tessera_compiler.module import CompiledTarget
 from tessera_compiler.targets.cpu.kernel_lowering import KernelLowering
 from tessera_compiler.targets.cpu.object_code import CPU_CLASSES, CpuClass, compile_ir
 from tessera_compiler.targets.cpu.probes import PROBE, add_probe
+from tessera_compiler.targets.cpu.row_draws import DRAW, add_draws
 from tessera_compiler.targets.cpu.step_driver import StepDriver
 from tessera_compiler.targets.cpu.step_protocol import EXPORTS, StepProtocol
 from tessera_compiler.targets.cpu.vector_math import VectorMath
@@ -20,7 +21,7 @@ from tessera_compiler.tile import dialect as tile
 from tessera_compiler.tile.lowering.lower import LoweredGroup, LoweredProgram
 
 CLASSES = tuple(CPU_CLASSES)
-SYMBOLS = (*EXPORTS, PROBE, WEIGH)
+SYMBOLS = (*EXPORTS, PROBE, WEIGH, DRAW)
 """All that an object exports."""
 
 
@@ -67,7 +68,7 @@ def emit_module(description: dict[str, Any], lowered: LoweredProgram, cpu_class:
                     kernels[kernel.symbol] = lowering.lower(kernel)
     protocol = StepProtocol(module, cpu_class.machine)
     body = StepDriver(protocol, kernels, cpu_class.name).emit(description, lowered)
-    protocol.finish(body, ABI)
+    protocol.finish(body, ABI, add_draws(module, functions, protocol))
     add_probe(module, cpu_class)
     add_weigh(module, functions)
     return str(module)

@@ -48,6 +48,8 @@ def _run_block(block: Block, values: dict[SSAValue, Any], program: tuple[int, ..
             return [values[value] for value in operation.values]
         if isinstance(operation, dialect.ForOp):
             _run_loop(operation, values, program)
+        elif isinstance(operation, dialect.PartsOp):
+            _run_block(operation.body_of(values[operation.at]), values, program)
         else:
             _run_operation(operation, values, program)
     return []

@@ -30,6 +30,8 @@ class Architecture:
     """Whether a launch may start before the one before it has ended, and wait for it on the device."""
     float8: str | None = FLOAT8
     """What eight-bit floats are called whose products its matrix units make; None: they make none."""
+    descriptors: bool = False
+    """Whether it copies boxes of a tensor by a descriptor."""
     portable_ptx: bool = False
     """Whether its PTX is worth keeping: that of later architectures names one architecture and runs on no other."""
 
@@ -45,9 +47,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     each.target: each
     for each in (
         Architecture("cuda-sm80", "cuda", 80, 32, 166_912, 12000, float8=None, portable_ptx=True),
-        Architecture("cuda-sm90", "cuda", 90, 32, 232_448, 12000, dependent=True),
-        Architecture("cuda-sm100", "cuda", 100, 32, 232_448, 12080, dependent=True),
-        Architecture("cuda-sm120", "cuda", 120, 32, 101_376, 12080, dependent=True),
+        Architecture("cuda-sm90", "cuda", 90, 32, 232_448, 12000, dependent=True, descriptors=True),
+        Architecture("cuda-sm100", "cuda", 100, 32, 232_448, 12080, dependent=True, descriptors=True),
+        Architecture("cuda-sm120", "cuda", 120, 32, 101_376, 12080, dependent=True, descriptors=True),
         Architecture("hip-gfx942", "hip", "gfx942", 64, 65_536, 0, float8=HALVED_FLOAT8),
         Architecture("hip-gfx950", "hip", "gfx950", 64, 163_840, 0),
     )

@@ -13,16 +13,16 @@ from typing import Any
 from tessera_compiler.module import CompiledTarget, WeightRecipe
 from tessera_compiler.schedule.physical import IN_WORDS, weight_shape
 from tessera_compiler.targets.triton.architectures import Architecture, architecture_of
+from tessera_compiler.targets.triton.boxes import Tensor
 from tessera_compiler.targets.triton.drawing.plan import DrawingPlan, plan_drawing, with_drawing_buffers
 from tessera_compiler.targets.triton.emission import emit_source
 from tessera_compiler.targets.triton.functions import FLOAT8
-from tessera_compiler.targets.triton.toolchain import CompiledKernel, Job, compile_all
+from tessera_compiler.targets.triton.toolchain import Box, CompiledKernel, Job, compile_all
 from tessera_compiler.tile import dialect as tile
 from tessera_compiler.tile.lowering.device_attention import PARTIALS
 from tessera_compiler.tile.lowering.device_context import (
     BLOCK_TOKENS,
-    PARTIAL_CHUNKS,
-    PARTIAL_SINGLES,
+    PARTIAL_ROWS,
     DeviceCacheLayer,
 )
 from tessera_compiler.tile.lowering.device_linear import SPLIT_SUMS
@@ -71,6 +71,24 @@ def compile_triton(
     )
 
 
+def kernel_jobs(lowered: DeviceProgram, target: str) -> dict[str, Job]:
+    """What has to be compiled of a program that does not draw, by the name of the kernel."""
+    return {name: kernel.job for name, kernel in _kernels(lowered, architecture_of(target)).items()}
+
+
+def assembled(
+    description: Mapping[str, Any],
+    recipes: tuple[WeightRecipe, ...],
+    lowered: DeviceProgram,
+    target: str,
+    compiled: Mapping[str, CompiledKernel],
+) -> CompiledTarget:
+    """The target of such a program, from its compiled kernels."""
+    architecture = architecture_of(target)
+    kernels = {name: (kernel, compiled[name]) for name, kernel in _kernels(lowered, architecture).items()}
+    return _target(description, recipes, lowered, architecture, kernels, draws=False)
+
+
 def _kernels(lowered: DeviceProgram, architecture: Architecture) -> dict[str, _Kernel]:
     kernels: dict[str, _Kernel] = {}
     for group in lowered.groups.values():
@@ -78,7 +96,10 @@ def _kernels(lowered: DeviceProgram, architecture: Architecture) -> dict[str, _K
             for variant in stage.variants[architecture.target]:
                 if variant.kernel is not None:
                     source = emit_source(
-                        variant.kernel, dependent=architecture.dependent, float8=architecture.float8 or FLOAT8
+                        variant.kernel,
+                        dependent=architecture.dependent,
+                        float8=architecture.float8 or FLOAT8,
+                        descriptors=architecture.descriptors,
                     )
                     name = _name(variant)
                     job = Job(source, architecture, variant.warps, variant.stages)
@@ -120,6 +141,8 @@ def _target(
     lowered: DeviceProgram,
     architecture: Architecture,
     kernels: Mapping[str, tuple[_Kernel, CompiledKernel]],
+    *,
+    draws: bool = True,
 ) -> CompiledTarget:
     modules = _Modules()
     described = {}
@@ -127,7 +150,7 @@ def _target(
         fallback = modules.add(code.ptx, "ptx") if architecture.portable_ptx else None
         module = modules.add(code.code, architecture.code_kind, fallback)
         described[name] = _describe_kernel(kernel, code, module, architecture)
-    program = describe_launches(description, recipes, lowered, architecture.target)
+    program = describe_launches(description, recipes, lowered, architecture.target, draws=draws)
     program |= {
         "driver": architecture.driver,
         "warp_size": architecture.warp_size,
@@ -138,12 +161,19 @@ def _target(
 
 
 def describe_launches(
-    description: Mapping[str, Any], recipes: tuple[WeightRecipe, ...], lowered: DeviceProgram, target: str
+    description: Mapping[str, Any],
+    recipes: tuple[WeightRecipe, ...],
+    lowered: DeviceProgram,
+    target: str,
+    *,
+    draws: bool = True,
 ) -> dict[str, Any]:
     """All of a program but its code: what is launched, on what, in what order."""
     buffers, shared, extent = _buffers(description, lowered)
-    drawing = _drawing(description, lowered)
-    buffers, arena = with_drawing_buffers(drawing, buffers, {**description["arena"], "bytes": extent})
+    arena = {**description["arena"], "bytes": extent}
+    drawing = _drawing(description, lowered) if draws else None
+    if drawing is not None:
+        buffers, arena = with_drawing_buffers(drawing, buffers, arena)
     return {
         **description,
         "abi": GPU_ABI,
@@ -162,12 +192,11 @@ def describe_launches(
             for group in lowered.groups.values()
             for stage in group.stages
         }
-        | drawing.groups(),
+        | (drawing.groups() if drawing is not None else {}),
         "launches": _launches(description, lowered, shared),
         "layers": _layers(description, lowered),
-        "tensor_maps": [],
-        "drawing": drawing.launches(),
-        "seats": drawing.seats(),
+        "drawing": drawing.launches() if drawing is not None else None,
+        "seats": drawing.seats() if drawing is not None else [],
         "graph_tokens": list(GRAPH_TOKENS),
     }
 
@@ -178,7 +207,8 @@ def _describe_kernel(kernel: _Kernel, code: CompiledKernel, module: int, archite
         "entry": code.entry,
         "warps": code.warps,
         "shared_bytes": code.shared_bytes,
-        "parameters": ["pointer" if kind.startswith("*") else kind for _, kind in kernel.job.source.signature],
+        "parameters": [_parameter(kind) for _, kind in kernel.job.source.signature],
+        "tensor_maps": [_tensor_map(*each) for each in zip(kernel.job.source.tensors, code.boxes, strict=True)],
         "scratch_pointers": SCRATCH_POINTERS,
         "scratch_bytes": code.scratch_bytes,
         "scratch_alignment": code.scratch_alignment,
@@ -188,6 +218,23 @@ def _describe_kernel(kernel: _Kernel, code: CompiledKernel, module: int, archite
         "spilled_bytes": code.spilled_bytes,
         "code_bytes": code.code_bytes,
         "tuned": kernel.tuned,
+    }
+
+
+def _parameter(kind: str) -> str:
+    if kind.startswith("tensordesc"):
+        return "tensor_map"
+    return "pointer" if kind.startswith("*") else kind
+
+
+def _tensor_map(tensor: Tensor, box: Box) -> dict[str, Any]:
+    _, columns = tensor.shape
+    return {
+        "dtype": tensor.element,
+        "shape": list(tensor.shape),
+        "strides": [columns * BYTES[tensor.element]],
+        "box": list(box.shape),
+        "swizzle": box.swizzle,
     }
 
 
@@ -214,7 +261,7 @@ def _buffers(
     """The buffers with those that only stages of a group share, the index of each of these by its name, and the bytes
     of the arena that do not grow with the step."""
     shared = {
-        PARTIALS: (PARTIAL_SINGLES * PARTIAL_CHUNKS, lowered.partial_width),
+        PARTIALS: (PARTIAL_ROWS, lowered.partial_width),
         SPLIT_SUMS: (lowered.split_rows, lowered.split_width),
     }
     added: list[dict[str, Any]] = []
@@ -255,7 +302,7 @@ def _cache(description: Mapping[str, Any], lowered: DeviceProgram) -> dict[str, 
         **description["cache"],
         "block_tokens": BLOCK_TOKENS,
         "tile_tokens": lowered.tile_tokens,
-        "chunk_tokens": lowered.chunk_tokens,
+        "chunk_tokens": BLOCK_TOKENS,
         "layers": layers,
     }
 
@@ -264,8 +311,12 @@ def _launches(
     description: Mapping[str, Any], lowered: DeviceProgram, shared: Mapping[str, int]
 ) -> list[dict[str, Any]]:
     launches = []
-    for launch, name, arguments in zip(description["launches"], lowered.names, lowered.arguments, strict=True):
-        group = lowered.groups[name]
+    for unit in lowered.units:
+        group = lowered.groups[lowered.names[unit[0]]]
+        if group.parts:
+            launches.append(_joined_launch(description, lowered, unit))
+            continue
+        launch, arguments = description["launches"][unit[0]], lowered.arguments[unit[0]]
         first = arguments.inputs + len(arguments.caches)
         before, results = launch["args"][:first], launch["args"][first:]
         for stage in group.stages:
@@ -287,9 +338,31 @@ def _launches(
     return launches
 
 
+def _joined_launch(description: Mapping[str, Any], lowered: DeviceProgram, unit: tuple[int, ...]) -> dict[str, Any]:
+    """One launch of a kernel that several groups share."""
+    group = lowered.groups[lowered.names[unit[0]]]
+    launches = [description["launches"][number] for number in unit]
+    given: dict[int, str] = {}
+    written: list[int] = []
+    for number, launch, part in zip(unit, launches, group.parts, strict=True):
+        first = lowered.arguments[number].inputs + len(lowered.arguments[number].caches)
+        before, results = launch["args"][:first], launch["args"][first:]
+        given.update(zip(part.parameters, [*before, *part.extras, *results], strict=True))
+        written += [int(each.partition(":")[2]) for each in results]
+    return {
+        "group": group.name,
+        "args": [*(given[number] for number in sorted(given)), "size:T", "size:L", "size:W"],
+        "layer": launches[0]["layer"],
+        "writes": written,
+        "updates": [],
+        "reads_cache": sorted({cache for launch in launches for cache in launch["reads_cache"]}),
+        "writes_cache": sorted({cache for launch in launches for cache in launch["writes_cache"]}),
+    }
+
+
 def _layers(description: Mapping[str, Any], lowered: DeviceProgram) -> list[dict[str, Any]]:
-    """`end` counts launches, of which a group may be several."""
+    """`end` counts launches, of which a group may be several, or several groups one."""
     ends = [0]
-    for name in lowered.names:
-        ends.append(ends[-1] + len(lowered.groups[name].stages))
+    for unit in lowered.units:
+        ends += [ends[-1] + len(lowered.groups[lowered.names[unit[0]]].stages)] * len(unit)
     return [{**layer, "end": ends[layer["end"]]} for layer in description["layers"]]

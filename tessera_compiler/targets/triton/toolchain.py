@@ -8,9 +8,11 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from tessera_compiler.errors import CompileError
@@ -58,6 +60,15 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Box:
+    """What one copy by a descriptor brings, and in what order it comes to lie."""
+
+    shape: tuple[int, int]
+    swizzle: int
+    """Bytes, of which sixteen at a time change their place."""
+
+
+@dataclass(frozen=True)
 class CompiledKernel:
     """The code object of one kernel, and what launching it takes."""
 
@@ -71,6 +82,8 @@ class CompiledKernel:
     registers: int
     spilled_bytes: int
     code_bytes: int
+    boxes: tuple[Box, ...] = ()
+    """How each of the source's tensors is copied."""
 
 
 def triton_is_installed() -> bool:
@@ -79,18 +92,71 @@ def triton_is_installed() -> bool:
 
 def compile_all(jobs: Sequence[Job], workers: int | None = None) -> list[CompiledKernel]:
     """Compiles all, equal ones once; raises a `CompileError` naming the first kernel that cannot be used."""
+    require_triton("Packages for GPUs are compiled by Triton", "leave out --target cuda-… and hip-…")
+    kernels = []
+    with Compilation(jobs, workers) as compilation:
+        for found in compilation.results():
+            if isinstance(found, CompileError):
+                raise found
+            kernels.append(found)
+    return kernels
+
+
+def require_triton(what: str, instead: str) -> None:
+    """Raises `TritonMissing`, with what needs it and what else can be done."""
     if not triton_is_installed():
-        raise TritonMissing(
-            "Packages for GPUs are compiled by Triton, which is not installed. Install tessera[triton], or leave out "
-            "--target cuda-… and hip-…."
-        )
-    unique = list(dict.fromkeys(jobs))
-    with tempfile.TemporaryDirectory(prefix="tessera-triton-") as name:
-        folder = Path(name)
-        _write_jobs(folder, unique)
-        _run_workers(folder, min(len(unique), workers or os.cpu_count() or 1))
-        results = {job: _result(folder, number, job) for number, job in enumerate(unique)}
-    return [results[job] for job in jobs]
+        raise TritonMissing(f"{what}, which is not installed. Install tessera[triton], or {instead}.")
+
+
+class Compilation:
+    """Kernels that worker processes compile from now on, equal ones once."""
+
+    def __init__(self, jobs: Sequence[Job], workers: int | None = None) -> None:
+        self._jobs = tuple(jobs)
+        self._unique = list(dict.fromkeys(jobs))
+        self._temporary = tempfile.TemporaryDirectory(prefix="tessera-triton-")
+        self._folder = Path(self._temporary.name)
+        self._running: list[subprocess.Popen[bytes]] = []
+        try:
+            _write_jobs(self._folder, self._unique)
+            count = min(len(self._unique), workers or os.cpu_count() or 1)
+            self._running = [_start_worker(self._folder, first, count) for first in range(count)]
+        except BaseException:
+            self.close()
+            raise
+
+    def results(self, seconds: float | None = None) -> list[CompiledKernel | CompileError]:
+        """The kernels in order, once all are compiled or the time is over; for one that cannot be used, or is not done
+        by then, the error."""
+        end = None if seconds is None else time.monotonic() + seconds
+        for process in self._running:
+            try:
+                process.wait(None if end is None else max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        made: dict[Job, CompiledKernel | CompileError] = {}
+        for number, job in enumerate(self._unique):
+            try:
+                made[job] = _result(self._folder, number, job)
+            except CompileError as error:
+                made[job] = error
+        return [made[job] for job in self._jobs]
+
+    def close(self) -> None:
+        for process in self._running:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        self._temporary.cleanup()
+
+    def __enter__(self) -> Compilation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def _write_jobs(folder: Path, jobs: Sequence[Job]) -> None:
@@ -116,26 +182,28 @@ def _write_jobs(folder: Path, jobs: Sequence[Job]) -> None:
     (folder / "jobs.json").write_text(json.dumps(described), encoding="utf-8")
 
 
-def _run_workers(folder: Path, count: int) -> None:
+def _start_worker(folder: Path, first: int, count: int) -> subprocess.Popen[bytes]:
     module = "tessera_compiler.targets.triton.worker"
-    running = [
-        subprocess.Popen(
+    with (folder / f"errors_{first}.txt").open("wb") as errors:
+        return subprocess.Popen(
             [sys.executable, "-m", module, str(folder), str(first), str(count)],
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stderr=errors,
             cwd=Path(__file__).parents[3],
         )
-        for first in range(count)
-    ]
-    (folder / "errors.txt").write_bytes(b"\n".join(each.communicate()[1] for each in running))
+
+
+def _last_words(folder: Path) -> str:
+    """Of the workers, for people."""
+    texts = [path.read_text(encoding="utf-8", errors="replace").strip() for path in sorted(folder.glob("errors_*.txt"))]
+    return " / ".join("\n".join(filter(None, texts)).splitlines()[-3:]) or "no message"
 
 
 def _result(folder: Path, number: int, job: Job) -> CompiledKernel:
     where = f"{job.source.symbol} for {job.architecture.target}"
     path = folder / f"{number}.json"
     if not path.is_file():
-        last = (folder / "errors.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
-        raise KernelNotCompiled(f"Triton ended while compiling {where}: {' / '.join(last) or 'no message'}. Report it.")
+        raise KernelNotCompiled(f"Triton ended while compiling {where}: {_last_words(folder)}. Report it.")
     found = json.loads(path.read_text(encoding="utf-8"))
     if "error" in found:
         raise KernelNotCompiled(f"Triton does not compile {where}: {found['error']}. Report it with the model's name.")
@@ -154,12 +222,18 @@ def _result(folder: Path, number: int, job: Job) -> CompiledKernel:
         registers=found["registers"],
         spilled_bytes=found["spilled_bytes"],
         code_bytes=found.get("code_bytes", len(code)),
+        boxes=tuple(Box(tuple(each["box"]), each["swizzle"]) for each in found["boxes"]),
     )
     _check(kernel, job, where)
     return kernel
 
 
 def _check(kernel: CompiledKernel, job: Job, where: str) -> None:
+    if len(kernel.boxes) != len(job.source.tensors):
+        raise KernelNotCompiled(
+            f"Triton makes no descriptors of {len(job.source.tensors)} parameters of {where}, but of "
+            f"{len(kernel.boxes)}. Report it with the model's name."
+        )
     if b"\ttrap;" in kernel.ptx:
         raise KernelNotCompiled(
             f"Triton makes of {where} a kernel that does nothing but fail, as when the matrix units' memory is too "

@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+SWIZZLES = (0, 32, 64, 128)
+"""Bytes, by the number that CUDA and Triton have for it."""
 _COUNTED = {"vgpr_count": "registers", "vgpr_spill_count": "vgpr_spills", "private_segment_fixed_size": "spilled_bytes"}
 
 
@@ -46,6 +48,10 @@ def compile_job(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
         "scratch_bytes": getattr(compiled.metadata, "global_scratch_size", 0) or 0,
         "scratch_alignment": getattr(compiled.metadata, "global_scratch_align", 1) or 1,
         "warps": compiled.metadata.num_warps,
+        "boxes": [
+            {"box": each["block_size"], "swizzle": SWIZZLES[each["swizzle"]]}
+            for each in getattr(compiled.metadata, "tensordesc_meta", None) or []
+        ],
     }
     for kind in ("cubin", "ptx", "hsaco"):
         if kind in compiled.asm:

@@ -18,11 +18,11 @@ from xdsl.ir import BlockArgument, SSAValue
 from tessera_compiler.graph.types import type_of
 from tessera_compiler.schedule import dialect as schedule
 from tessera_compiler.schedule.physical import BLOCK_TOKENS
-from tessera_compiler.schedule.views import View
 from tessera_compiler.tile import dialect as tile
 from tessera_compiler.tile.builder import KernelBuilder
 from tessera_compiler.tile.lowering.attention_chunks import Partials, fold, pieces_of
 from tessera_compiler.tile.lowering.attention_products import LOWEST, Products, Step, positions_of, products_of
+from tessera_compiler.tile.lowering.attention_results import Results
 from tessera_compiler.tile.lowering.chunk_sizes import CHUNK_POSITIONS
 from tessera_compiler.tile.lowering.context import GroupArguments, resolve_view
 from tessera_compiler.tile.types import shape_of
@@ -94,7 +94,7 @@ class _AttentionLowering:
         self._arguments = arguments
         self._builder = b = KernelBuilder(symbol, [self._heads // self._together, *grid], arguments.buffers)
         self._tiles = b.buffers[arguments.tiles_parameter]
-        self._result = b.buffers[arguments.result_parameter(0)]
+        self._results = Results(b, group, arguments, self._value_dim)
         self._partials = Partials(b, b.buffers[arguments.partials_parameter], self._heads, self._value_dim)
         self._first_head = b.index("mul", b.program_id(0), self._together)
         self._key_head = b.index("div", self._first_head, self._shared)
@@ -222,17 +222,8 @@ class _AttentionLowering:
     def _finish(self, rows: _Rows, state: list[SSAValue]) -> None:
         b = self._builder
         _, total, *sums = state
-        width = View.contiguous((self._heads, self._value_dim)).strides[0]
-        column = b.index("mul", rows.head, width)
-        for (offset, _), piece in zip(pieces_of(self._value_dim), sums, strict=True):
-            b.store(
-                b.binary("div", piece, total),
-                self._result,
-                rows.token,
-                b.index("add", column, offset),
-                row_step=1 if rows.of_tokens else 0,
-                column_step=0 if rows.of_tokens else width,
-            )
+        for (first, _), piece in zip(pieces_of(self._value_dim), sums, strict=True):
+            self._results.store(b.binary("div", piece, total), rows.token, rows.head, first, of_tokens=rows.of_tokens)
 
     def _query(self, rows: _Rows) -> SSAValue:
         """Scaled so that scores come as powers of two."""

@@ -127,6 +127,11 @@ class GroupArguments:
     partials: bool
     """Whether it takes the program's scratch memory, for what chunks of a context come to."""
 
+    @property
+    def given(self) -> tuple[int, ...]:
+        """The numbers of the parameters that a kernel is told that no launch writes: where kernels wait for others."""
+        return ()
+
     @staticmethod
     def of(group: schedule.GroupOp, plan: CachePlan) -> GroupArguments:
         buffers = [_input_buffer(value) for value in group.inputs]

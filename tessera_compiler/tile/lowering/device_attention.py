@@ -1,17 +1,20 @@
 """Lowers groups of kind `attention` for a device: tokens of one sequence by the query heads that share a KV head, over
 the context, with a softmax that is corrected as it goes.
 
-The context is cut into chunks, counted from position 0. Each chunk's sums are made on their own, a block of the cache
-at a time, and then folded into those of the chunks before. Three kernels do this by the same steps: one for tiles of
-several tokens, one for single tokens, and, where there are few of these, one that leaves each chunk's sums in a buffer,
-with a fourth that folds them. A row's result therefore does not depend on which of them computed it.
+The context is taken a block of the cache at a time. Weights are powers of two relative to a whole number that is at
+least the largest score so far, so what was summed relative to another one is corrected by a power of two, exactly: it
+makes no difference to a result which largest score was known when. Each block's sums start from nothing and are then
+added to those before. Three kernels do this by the same steps: one for tiles of several tokens, one for single tokens,
+and, where there are few of these, one that leaves each block's sums in a buffer, with a fourth that adds them up. A
+row's result therefore does not depend on which of them computed it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from xdsl.ir import BlockArgument, SSAValue
 
@@ -21,24 +24,28 @@ from tessera_compiler.schedule.views import View
 from tessera_compiler.tile import dialect as tile
 from tessera_compiler.tile.builder import KernelBuilder
 from tessera_compiler.tile.lowering.context import resolve_view
-from tessera_compiler.tile.lowering.device_context import (
-    BLOCK_TOKENS,
-    PARTIAL_CHUNKS,
-    DeviceArguments,
-)
+from tessera_compiler.tile.lowering.device_context import BLOCK_TOKENS, DeviceArguments
 
 TILES, SINGLES, PARTIALS = "input:tiles", "input:singles", "partials"
-ROWS = 64
-"""Rows of a product: pairs of a token and a head."""
+TILE_ROWS = 64
+"""Rows of a tile: pairs of a token and a head."""
+LEAST_ROWS = 16
+"""Of a product of the matrix units."""
 
 MOST_HEADS = 32
 """Query heads computed by one instance."""
+
+SUMS = 16
+"""Columns of the sums of weights, all equal: the matrix units make them, in their own order, as they do all others."""
+
+FOLDED_TOGETHER = 8
+"""Blocks whose sums are asked for at a time when they are added up."""
 
 LOWEST = -1e30
 """Where the largest score starts: finite, so that it may be subtracted from itself."""
 
 State = list[SSAValue]
-"""The largest score of each row, the sum of its weights, and the weighted sum of values."""
+"""The bound of the scores of each row, the sum of its weights, and the weighted sum of values."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +74,16 @@ class AttentionShape:
     @property
     def tile_tokens(self) -> int:
         """The most tokens of a tile."""
-        return 1 << ((ROWS // self.together).bit_length() - 1)
+        return 1 << ((TILE_ROWS // self.together).bit_length() - 1)
+
+    @property
+    def single_rows(self) -> int:
+        """Rows of a single token's products, at least."""
+        return max(LEAST_ROWS, 1 << (self.together - 1).bit_length())
 
     @property
     def partial_width(self) -> int:
-        """Numbers that one token's chunk leaves: for each head its sums, the largest score and the sum of weights."""
+        """Numbers that one token's block leaves: for each head its sums, the bound and the sum of weights."""
         return self.heads * (self.value_dim + 2)
 
 
@@ -80,52 +92,59 @@ def attend_of(group: schedule.GroupOp) -> schedule.AttendOp:
 
 
 def lower_device_attention(
-    group: schedule.GroupOp, arguments: DeviceArguments, symbol: str, *, chunks_apart: bool = False
+    group: schedule.GroupOp, arguments: DeviceArguments, symbol: str, *, rows: int = TILE_ROWS, apart: bool = False
 ) -> tile.KernelOp:
-    """The kernel of tiles or of singles, whichever `arguments` have; of singles, perhaps one chunk to an instance."""
-    return _AttentionLowering(group, arguments, symbol, chunks_apart).run()
+    """The kernel of tiles or of singles, whichever `arguments` have; of singles, perhaps one block to an instance."""
+    return _AttentionLowering(group, arguments, symbol, rows, apart).run()
 
 
 def lower_fold(group: schedule.GroupOp, arguments: DeviceArguments, symbol: str) -> tile.KernelOp:
-    """Folds what the chunks of single tokens left in the partials."""
+    """Adds up what the blocks of single tokens left in the partials, a head to an instance."""
     op, shape = attend_of(group), AttentionShape.of(attend_of(group))
-    b = KernelBuilder(symbol, [shape.heads // shape.together, "D"], arguments.buffers)
-    first_head = b.index("mul", b.program_id(0), shape.together)
-    number = b.program_id(1)
+    b = KernelBuilder(symbol, [shape.heads, "D"], arguments.buffers, arguments.given)
+    head, number = b.program_id(0), b.program_id(1)
     partials = b.buffers[arguments.extra_parameter(PARTIALS)]
     token, valid = _single(b, b.buffers[arguments.extra_parameter(SINGLES)], number)
     positions = op.positions
     assert isinstance(positions, BlockArgument)
     position = b.load_index(b.buffers[positions.index], token)
     first, end = _blocks_seen(b, op, position, position, valid)
-    start_row = b.index("mul", number, PARTIAL_CHUNKS)
+    start_row = b.index("mul", number, b.table_width)
+    last_row = b.index("sub", b.index("add", start_row, b.table_width), 1)
 
-    def fold(chunk: SSAValue, state: State) -> Sequence[SSAValue]:
-        row = b.index("add", start_row, chunk)
-        return _fold(b, state, [_partial(b, partials, row, first_head, shape, part) for part in range(3)])
+    def fold(start: SSAValue, state: State) -> Sequence[SSAValue]:
+        # All are asked for before the first is needed.
+        parts = []
+        for each in range(FOLDED_TOGETHER):
+            block = b.index("add", start, each)
+            row = b.index("min", b.index("add", start_row, block), last_row)
+            bound, total, sums = (_partial(b, partials, row, head, shape, part) for part in range(3))
+            there = b.compare("less", b.iota(block, 1), b.iota(end, 1))
+            parts.append([b.select(there, bound, b.full(LOWEST)), total, sums])
+        return _fold(b, state, parts)
 
-    state = b.loop(
-        b.index("div", first, arguments.chunk_blocks),
-        _chunks(b, end, arguments.chunk_blocks),
-        1,
-        _empty(b, shape.together, shape.value_dim),
-        fold,
-    )
+    state = b.loop(first, end, FOLDED_TOGETHER, _empty(b, 1, shape.value_dim, 1), fold)
     result = b.buffers[arguments.result_parameter(0)]
-    _store_rows(b, b.binary("div", state[2], state[1]), result, token, first_head, shape, valid)
+    width = View.contiguous((shape.heads, shape.value_dim)).strides[0]
+    value = b.binary("div", state[2], state[1])
+    b.store_block(value, result, token, b.index("mul", head, width), count=valid, row_step=1, lane_step=1)
     return b.finish()
 
 
 class _AttentionLowering:
-    def __init__(self, group: schedule.GroupOp, arguments: DeviceArguments, symbol: str, chunks_apart: bool) -> None:
+    def __init__(
+        self, group: schedule.GroupOp, arguments: DeviceArguments, symbol: str, rows: int, apart: bool
+    ) -> None:
         self._op = attend_of(group)
         self._attributes = self._op.values
         self._shape = shape = AttentionShape.of(self._op)
         self._of_tiles = TILES in arguments.extras
-        self._chunks_apart = chunks_apart
+        self._rows, self._apart = rows, apart
+        self._physical: SSAValue | None = None
         self._arguments = arguments
         grid: list[str | int] = [shape.heads // shape.together, "Q" if self._of_tiles else "D"]
-        self._builder = b = KernelBuilder(symbol, [*grid, "C"] if chunks_apart else grid, arguments.buffers)
+        grid += ["C"] if apart else []
+        self._builder = b = KernelBuilder(symbol, grid, arguments.buffers, arguments.given)
         cache = self._attributes["cache"]
         self._layer = arguments.cache_layer(cache)
         self._keys, self._values = (b.buffers[arguments.cache_parameter(part, cache)] for part in ("key", "value"))
@@ -142,21 +161,28 @@ class _AttentionLowering:
         key_head = b.index("div", first_head, shape.shared)
         self._key_start = b.index("mul", key_head, self._layer.key_elements)
         self._value_start = b.index("mul", key_head, self._layer.value_elements)
-        self._query = self._load_query(token, first_head, count)
-        self._here = b.iota(self._position, ROWS, 0, shape.together)
         first, end = _blocks_seen(b, self._op, self._position, self._last, b.index("min", count, 1))
-        if self._chunks_apart:
-            self._one_chunk(number, first_head, count, first, end)
+        self._query = self._load_query(token, first_head, count)
+        self._here = b.iota(self._position, self._rows, 0, shape.together)
+        self._ones = b.full(1.0, (BLOCK_TOKENS, SUMS), self._layer.element)
+        state = _empty(b, self._rows, shape.value_dim, SUMS)
+        if self._apart:
+            block = b.program_id(2)
+            here = b.index("max", block, first), b.index("min", b.index("add", block, 1), end)
+            # Known before the wait for the launch before; of a block past the end, some block's.
+            known = b.index("max", b.index("min", block, b.index("sub", end, 1)), b.constant(0))
+            self._physical = self._look_up(known)
+            self._leave(number, block, first_head, count, b.loop(*here, 1, state, self._block(masked=True)))
         else:
-
-            def fold(chunk: SSAValue, state: State) -> Sequence[SSAValue]:
-                return _fold(b, state, self._chunk(chunk, first, end))
-
-            each = self._arguments.chunk_blocks
-            start = b.index("div", first, each)
-            state = b.loop(start, _chunks(b, end, each), 1, _empty(b, ROWS, shape.value_dim), fold)
+            start = first
+            if self._of_tiles and not self._attributes["window"]:
+                # Of all but the last blocks, all positions are seen by all tokens.
+                start = b.index("min", b.index("div", b.index("add", self._position, 1), BLOCK_TOKENS), end)
+                state = b.loop(first, start, 1, state, self._block(masked=False))
+            state = b.loop(start, end, 1, state, self._block(masked=True))
             result = b.buffers[self._arguments.result_parameter(0)]
-            _store_rows(b, b.binary("div", state[2], state[1]), result, token, first_head, shape, count)
+            value = b.binary("div", state[2], b.reduce("max", state[1]))
+            _store_rows(b, value, result, token, first_head, shape, count)
         return b.finish()
 
     def _input(self, value: SSAValue) -> SSAValue:
@@ -180,7 +206,7 @@ class _AttentionLowering:
             b.buffers[base.index],
             token,
             b.index("add", b.index("mul", head, view.strides[0]), view.offset),
-            (ROWS, self._shape.key_dim),
+            (self._rows, self._shape.key_dim),
             count=b.index("mul", count, self._shape.together),
             period=self._shape.together,
             row_step=1,
@@ -190,27 +216,25 @@ class _AttentionLowering:
         scale = self._attributes["scale"] * (1.0 if self._attributes["softcap"] else math.log2(math.e))
         return b.cast(b.binary("mul", query, scale), self._layer.element)
 
-    def _one_chunk(self, number: SSAValue, head: SSAValue, count: SSAValue, first: SSAValue, end: SSAValue) -> None:
+    def _leave(self, number: SSAValue, block: SSAValue, head: SSAValue, count: SSAValue, state: State) -> None:
+        """Writes what one block comes to: of one that the token does not see, nothing seen."""
         b, shape = self._builder, self._shape
-        chunk = b.program_id(2)
         partials = b.buffers[self._arguments.extra_parameter(PARTIALS)]
-        row = b.index("add", b.index("mul", number, PARTIAL_CHUNKS), chunk)
-        for part, value in enumerate(self._chunk(chunk, first, end)):
+        row = b.index("add", b.index("mul", number, b.table_width), block)
+        bound, total, sums = state
+        for part, value in enumerate((bound, b.reduce("max", total), sums)):
             column, width = _partial_place(b, head, shape, part)
             rows = b.index("mul", count, shape.together)
             b.store_block(value, partials, row, column, count=rows, column_step=width, lane_step=1)
 
-    def _chunk(self, chunk: SSAValue, first: SSAValue, end: SSAValue) -> State:
-        """The state of one chunk alone."""
-        b = self._builder
-        start = b.index("mul", chunk, self._arguments.chunk_blocks)
-        stop = b.index("min", b.index("add", start, self._arguments.chunk_blocks), end)
-        return b.loop(b.index("max", start, first), stop, 1, _empty(b, ROWS, self._shape.value_dim), self._block)
+    def _block(self, *, masked: bool) -> Callable[[SSAValue, State], Sequence[SSAValue]]:
+        """How a block of the context is added; `masked`, if some token may not see some of its positions."""
+        return partial(self._add_block, masked)
 
-    def _block(self, block: SSAValue, state: State) -> Sequence[SSAValue]:
+    def _add_block(self, masked: bool, block: SSAValue, state: State) -> Sequence[SSAValue]:
         b, shape = self._builder, self._shape
-        largest, total, sums = state
-        physical = b.load_index(self._input(self._op.block_tables), b.index("add", self._table, block))
+        bound, total, sums = state
+        physical = self._look_up(block) if self._physical is None else self._physical
         start = b.index("mul", block, BLOCK_TOKENS)
         key = b.load_block(
             self._keys, physical, self._key_start, (shape.key_dim, BLOCK_TOKENS), column_step=1, lane_step=shape.key_dim
@@ -220,31 +244,44 @@ class _AttentionLowering:
             cap = self._attributes["softcap"]
             capped = b.unary("tanh", b.binary("mul", scores, 1 / cap))
             scores = b.binary("mul", capped, cap * math.log2(math.e))
-        scores = b.select(self._visible(start), scores, b.full(-math.inf))
-        new_largest = b.binary("maximum", largest, b.reduce("max", scores))
-        weights = b.cast(b.unary("exp2", b.binary("sub", scores, new_largest)), self._layer.element)
-        shrink = b.unary("exp2", b.binary("sub", largest, new_largest))
-        new_total = b.binary("add", b.binary("mul", total, shrink), b.reduce("sum", b.cast(weights, "f32")))
+        if masked:
+            scores = b.select(self._visible(start), scores, b.full(-math.inf))
+        new_bound = b.binary("maximum", bound, _up(b, b.reduce("max", scores)))
+        weights = b.cast(b.unary("exp2", b.binary("sub", scores, new_bound)), self._layer.element)
+        shrink = b.unary("exp2", b.binary("sub", bound, new_bound))
         # What lies past the sequence's end belongs to nobody, and 0 times infinity would not be 0.
         value = b.load_block(
             self._values,
             physical,
             self._value_start,
             (BLOCK_TOKENS, shape.value_dim),
-            count=b.index("add", b.index("sub", self._last, start), 1),
+            count=b.index("add", b.index("sub", self._last, start), 1) if masked else None,
             column_step=shape.value_dim,
             lane_step=1,
         )
-        return [new_largest, new_total, b.dot(weights, value, b.binary("mul", sums, shrink))]
+        added = [b.dot(weights, each) for each in (self._ones, value)]
+        # What is shrunk is so exactly, and rounded once.
+        before = (total, sums)
+        return [new_bound, *(b.multiply_add(old, shrink, new) for old, new in zip(before, added, strict=True))]
+
+    def _look_up(self, block: SSAValue) -> SSAValue:
+        """Where a block of the sequence lies."""
+        b = self._builder
+        return b.load_index(self._input(self._op.block_tables), b.index("add", self._table, block))
 
     def _visible(self, start: SSAValue) -> SSAValue:
         b, window = self._builder, self._attributes["window"]
         places = b.iota(start, BLOCK_TOKENS)
         seen = b.compare("less_equal", places, self._here)
         if window:
-            oldest = b.iota(b.index("sub", self._position, window - 1), ROWS, 0, self._shape.together)
+            oldest = b.iota(b.index("sub", self._position, window - 1), self._rows, 0, self._shape.together)
             seen = b.binary("and", seen, b.compare("greater_equal", places, oldest))
         return seen
+
+
+def _up(b: KernelBuilder, value: SSAValue) -> SSAValue:
+    """The next whole number."""
+    return b.unary("neg", b.unary("floor", b.unary("neg", value)))
 
 
 def _single(b: KernelBuilder, singles: SSAValue, number: SSAValue) -> tuple[SSAValue, SSAValue]:
@@ -263,23 +300,26 @@ def _blocks_seen(
     return first, b.index("mul", b.index("add", b.index("div", last, BLOCK_TOKENS), 1), valid)
 
 
-def _chunks(b: KernelBuilder, blocks: SSAValue, each: int) -> SSAValue:
-    return b.index("div", b.index("add", blocks, each - 1), each)
+def _empty(b: KernelBuilder, rows: int, columns: int, sums: int) -> State:
+    return [b.full(LOWEST, (rows, 1)), b.full(0.0, (rows, sums)), b.full(0.0, (rows, columns))]
 
 
-def _empty(b: KernelBuilder, rows: int, columns: int) -> State:
-    return [b.full(LOWEST, (rows, 1)), b.full(0.0, (rows, 1)), b.full(0.0, (rows, columns))]
-
-
-def _fold(b: KernelBuilder, before: State, chunk: State) -> State:
-    largest = b.binary("maximum", before[0], chunk[0])
-    old, new = (b.unary("exp2", b.binary("sub", each[0], largest)) for each in (before, chunk))
-    sums = [b.binary("add", b.binary("mul", before[i], old), b.binary("mul", chunk[i], new)) for i in (1, 2)]
-    return [largest, *sums]
+def _fold(b: KernelBuilder, before: State, blocks: Sequence[State]) -> State:
+    """The sums of the blocks added to those before, one after the other; relative to which bound is all the same, so
+    it is the one that holds for all of them."""
+    bound = before[0]
+    for block in blocks:
+        bound = b.binary("maximum", bound, block[0])
+    shrink = b.unary("exp2", b.binary("sub", before[0], bound))
+    sums = [b.binary("mul", each, shrink) for each in before[1:]]
+    for block in blocks:
+        shrink = b.unary("exp2", b.binary("sub", block[0], bound))
+        sums = [b.multiply_add(new, shrink, old) for new, old in zip(block[1:], sums, strict=True)]
+    return [bound, *sums]
 
 
 def _partial_place(b: KernelBuilder, head: SSAValue, shape: AttentionShape, part: int) -> tuple[SSAValue, int]:
-    """Where the largest scores (0), the sums of weights (1) or of values (2) of a head start, and how wide they are."""
+    """Where the bounds (0), the sums of weights (1) or of values (2) of a head start, and how wide they are."""
     if part == 2:
         return b.index("mul", head, shape.value_dim), shape.value_dim
     return b.index("add", head, shape.heads * (shape.value_dim + part)), 1
@@ -289,7 +329,7 @@ def _partial(
     b: KernelBuilder, partials: SSAValue, row: SSAValue, head: SSAValue, shape: AttentionShape, part: int
 ) -> SSAValue:
     column, width = _partial_place(b, head, shape, part)
-    return b.load_block(partials, row, column, (shape.together, width), column_step=width, lane_step=1)
+    return b.load_block(partials, row, column, (1, width), column_step=width, lane_step=1)
 
 
 def _store_rows(

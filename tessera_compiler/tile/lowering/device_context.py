@@ -10,24 +10,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from xdsl.dialects.builtin import MemRefType
-from xdsl.ir import Attribute
+from xdsl.ir import Attribute, SSAValue
 
+from tessera_compiler.graph import dialect as graph
 from tessera_compiler.graph.types import type_of
 from tessera_compiler.schedule import dialect as schedule
+from tessera_compiler.schedule.physical import is_input
 from tessera_compiler.tile.lowering.context import CacheLayer, CachePlan, GroupArguments
 from tessera_compiler.tile.types import BYTES, buffer_type
 
 BLOCK_TOKENS = 64
 """Positions in a block of the cache."""
 
-CHUNK_TOKENS = 512
-"""Positions whose sums are made on their own and then added to those before, whoever computes them."""
-
 PART_ALIGNMENT = 256
 """Bytes: where the keys or the values of a layer start within a block."""
 
-PARTIAL_SINGLES, PARTIAL_CHUNKS = 16, 32
-"""Up to as many single tokens with as many chunks of context each have their chunks computed side by side."""
+PARTIAL_ROWS = 2048
+"""Blocks of context, of all single tokens together, whose sums are made side by side."""
+PARTIAL_SINGLES = (1, 16, 4)
+"""Up to as many single tokens, the fewer the longer their contexts, have their blocks computed so."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,12 @@ class DeviceArguments(GroupArguments):
     """
 
     extras: tuple[str, ...] = ()
-    chunk_tokens: int = CHUNK_TOKENS
+    not_written: tuple[int, ...] = ()
+    """The numbers of those that no launch of a step writes: weights, and what comes with the step."""
 
     @property
-    def chunk_blocks(self) -> int:
-        return self.chunk_tokens // BLOCK_TOKENS
+    def given(self) -> tuple[int, ...]:
+        return self.not_written
 
     def extra_parameter(self, name: str) -> int:
         return self.inputs + len(self.caches) + self.extras.index(name)
@@ -93,17 +95,20 @@ class DeviceArguments(GroupArguments):
 
     @staticmethod
     def with_extras(
-        group: schedule.GroupOp,
-        plan: CachePlan,
-        extras: Mapping[str, MemRefType[Attribute]],
-        chunk_tokens: int = CHUNK_TOKENS,
+        group: schedule.GroupOp, plan: CachePlan, extras: Mapping[str, MemRefType[Attribute]]
     ) -> DeviceArguments:
         plain = GroupArguments.of(group, plan)
         first = plain.inputs + len(plain.caches)
         buffers = [*plain.buffers[:first], *extras.values(), *plain.buffers[plain.result_parameter(0) :]]
         names = tuple(extras)
         shared = plain.caches, plain.layers, plain.inputs, False, False
-        return DeviceArguments(tuple(buffers), *shared, names, chunk_tokens)
+        given = [index for index, value in enumerate(group.inputs) if _is_given(value)]
+        given += [first + index for index, name in enumerate(names) if name.startswith("input:")]
+        return DeviceArguments(tuple(buffers), *shared, names, tuple(given))
+
+
+def _is_given(value: SSAValue) -> bool:
+    return isinstance(value.owner, schedule.WeightOp | graph.ConstantOp) or is_input(type_of(value))
 
 
 def integers() -> MemRefType[Attribute]:

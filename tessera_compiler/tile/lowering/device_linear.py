@@ -28,6 +28,10 @@ from tessera_compiler.tile.lowering.quantizing import quantize_group
 SPLIT_SUMS = "split_sums"
 """The buffer of the sums of parts: row `SPLIT_TOKENS p + t` for part p of row t, a column for each output."""
 
+ROWS_IN_GROUPS = 128
+"""Of a block: with so many, a product has many blocks both of rows and of outputs, and their order matters."""
+BLOCKS_IN_GROUP = 8
+
 
 def lower_device_linear(
     group: schedule.GroupOp, arguments: DeviceArguments, symbol: str, blocking: DeviceBlocking, splits: int = 1
@@ -67,29 +71,47 @@ class _DeviceLinearLowering:
         self._sides = [op for op in group.body.block.ops if _is_part(op, self._product)]
         rows = rows_of(type_of(self._product.result)) or "T"
         grid: list[str | int] = [f"{rows}/{blocking.rows}", output_panels(group) * PANEL // blocking.outputs]
-        self._builder = builder = KernelBuilder(symbol, [*grid, *(apart or [])], arguments.buffers)
-        self._first_row = builder.index("mul", builder.program_id(0), blocking.rows)
-        self._first_output = builder.index("mul", builder.program_id(1), blocking.outputs)
+        self._builder = builder = KernelBuilder(symbol, [*grid, *(apart or [])], arguments.buffers, arguments.given)
         limit = builder.tokens if rows == "T" else builder.logit_rows
+        of_rows, of_outputs = builder.program_id(0), builder.program_id(1)
+        if blocking.rows >= ROWS_IN_GROUPS:
+            of_rows, of_outputs = self._in_groups(of_rows, of_outputs, limit, int(grid[1]))
+        self._first_row = builder.index("mul", of_rows, blocking.rows)
+        self._first_output = builder.index("mul", of_outputs, blocking.outputs)
         self._count = builder.index("sub", limit, self._first_row)
         self._zero = builder.constant(0)
         self._values: dict[SSAValue, SSAValue] = {}
         starts = [side.values["start"] for side in self._sides] or [0]
         self._firsts = [builder.index("add", self._first_output, start) for start in starts]
 
+    def _in_groups(
+        self, of_rows: SSAValue, of_outputs: SSAValue, limit: SSAValue, outputs: int
+    ) -> tuple[SSAValue, SSAValue]:
+        """Which blocks an instance computes, so that those that run at a time share blocks of rows and of weights, for
+        the caches: all blocks of outputs of so many blocks of rows come before the next of these."""
+        index = self._builder.index
+        rows = self._blocking.rows
+        blocks = index("div", index("add", limit, rows - 1), rows)
+        number = index("add", index("mul", of_outputs, blocks), of_rows)
+        of_group = outputs * BLOCKS_IN_GROUP
+        first = index("mul", index("div", number, of_group), BLOCKS_IN_GROUP)
+        blocks_there = index("min", index("sub", blocks, first), self._builder.constant(BLOCKS_IN_GROUP))
+        place = index("rem", number, of_group)
+        return index("add", first, index("rem", place, blocks_there)), index("div", place, blocks_there)
+
     def whole(self, splits: int) -> tile.KernelOp:
         product = self._make_product()
         columns = product.depth // splits
         product.prefetch(self._zero, columns)
         if splits == 1:
-            return self._follow(product.finish(product.turned(product.add(self._zero, columns, product.empty()))))
+            return self._follow(product.finish(product.upright(product.add(self._zero, columns, product.empty()))))
 
         def fold(part: SSAValue, total: Tiles) -> Tiles:
             first = self._builder.index("mul", part, columns)
             return self._added(total, product.add(first, columns, product.empty()))
 
         total = self._builder.loop(self._zero, self._builder.constant(splits), 1, product.empty(), fold)
-        return self._follow(product.finish(product.turned(total)))
+        return self._follow(product.finish(product.upright(total)))
 
     def parts_apart(self, splits: int) -> tile.KernelOp:
         builder = self._builder
@@ -98,7 +120,7 @@ class _DeviceLinearLowering:
         part = builder.program_id(2)
         first_column = builder.index("mul", part, columns)
         product.prefetch(first_column, columns)
-        sums = product.turned(product.add(first_column, columns, product.empty()))
+        sums = product.upright(product.add(first_column, columns, product.empty()))
         row = builder.index("add", builder.index("mul", part, SPLIT_TOKENS), self._first_row)
         for first, each in zip(self._firsts, sums, strict=True):
             builder.store_block(each, self._split_sums, row, first, count=self._count, row_step=1, lane_step=1)
@@ -183,7 +205,7 @@ class _DeviceLinearLowering:
             return self._builder.load(buffer, self._zero, self._zero, (1, 1))
         return self._builder.load(buffer, self._zero, first, (1, self._blocking.outputs))
 
-    def _rows(self, value: SSAValue, column: SSAValue, columns: int) -> SSAValue:
+    def _rows(self, value: SSAValue, column: SSAValue, columns: int, *, box: bool = False) -> SSAValue:
         base, view = resolve_view(value)
         return self._builder.load_block(
             self._builder.buffers[base.index],
@@ -191,6 +213,7 @@ class _DeviceLinearLowering:
             self._builder.index("add", column, view.offset),
             (self._blocking.rows, columns),
             count=self._count,
+            box=box,
             row_step=1,
             lane_step=1,
         )

@@ -3,16 +3,20 @@ share them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from xdsl.dialects.builtin import MemRefType, VectorType
+from xdsl.dialects.builtin import MemRefType
 from xdsl.ir import Attribute
 
-from tessera_compiler.errors import UnsupportedOperation
 from tessera_compiler.graph.types import type_of
 from tessera_compiler.schedule import dialect as schedule
-from tessera_compiler.schedule.device_blocking import LEAST_ROWS, SPLIT_TOKENS, DeviceBlocking
+from tessera_compiler.schedule.device_blocking import (
+    LEAST_ROWS,
+    SPLIT_TOKENS,
+    DeviceBlocking,
+    adds_apart,
+)
 from tessera_compiler.schedule.passes.plan_device_tiles import device_blockings_of, device_splits_of
 from tessera_compiler.schedule.physical import padded_rows
 from tessera_compiler.tile import dialect as tile
@@ -20,6 +24,7 @@ from tessera_compiler.tile.lowering.context import CachePlan
 from tessera_compiler.tile.lowering.device_attention import (
     PARTIALS,
     SINGLES,
+    TILE_ROWS,
     TILES,
     AttentionShape,
     attend_of,
@@ -27,8 +32,7 @@ from tessera_compiler.tile.lowering.device_attention import (
     lower_fold,
 )
 from tessera_compiler.tile.lowering.device_context import (
-    CHUNK_TOKENS,
-    PARTIAL_CHUNKS,
+    PARTIAL_ROWS,
     PARTIAL_SINGLES,
     DeviceArguments,
     device_cache_plan,
@@ -40,15 +44,32 @@ from tessera_compiler.tile.lowering.device_linear import (
     lower_device_linear,
     lower_device_parts,
 )
-from tessera_compiler.tile.lowering.device_rows import FEEDBACK, lower_device_rows
+from tessera_compiler.tile.lowering.device_rows import lower_device_rows
+from tessera_compiler.tile.lowering.device_together import (
+    LoweredRows,
+    RowsOfGroups,
+    blamed_on,
+    join_rows,
+    joined_parameters,
+    launched_together,
+    rows_arguments,
+    warps_of,
+)
 from tessera_compiler.tile.lowering.lower import source_of, structure_of
 from tessera_compiler.tile.types import buffer_type
 
-MOST_VALUES_OF_FOUR_WARPS = 64
-"""Columns of the values whose sums, of a chunk and of all before, four warps keep in registers."""
+MOST_VALUES_OF_FOUR_WARPS = 128
+"""Columns of the values whose sums, of a block and of all before, four warps keep in registers."""
 
 NEED_EIGHT_WARPS = ("cuda-sm100", "cuda-sm120")
-"""Where four do not."""
+"""Where four keep but half of that."""
+
+ONE_INSTRUCTION = ("cuda-sm80", "cuda-sm90", "cuda-sm120", "hip-gfx942", "hip-gfx950")
+"""Targets whose products of few rows are those of many, to the bit: there is one instruction, or (sm90, as measured on
+an H200) both add alike."""
+
+LOADS_AHEAD = {"cuda-sm80": 3, "cuda-sm90": 3, "cuda-sm100": 3}
+"""Blocks of the context under way, where shared memory has room for more than two."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +93,23 @@ class DeviceStage:
 
 
 @dataclass(frozen=True)
+class DevicePart:
+    """One of several groups of a program that one launch computes."""
+
+    extras: tuple[str, ...]
+    parameters: tuple[int, ...]
+    """Which of the kernel's its inputs, caches, extras and results are."""
+
+
+@dataclass(frozen=True)
 class DeviceGroup:
     name: str
     kind: str
     tuned: bool | None
     source: str
     stages: tuple[DeviceStage, ...]
+    parts: tuple[DevicePart, ...] = ()
+    """None: it is of one group of the program."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +119,12 @@ class DeviceProgram:
     groups: dict[str, DeviceGroup]
     names: tuple[str, ...]
     """The lowered group of each group of the program, in order."""
+    units: tuple[tuple[int, ...], ...]
+    """The groups of the program in order, those together that are launched together."""
     arguments: tuple[DeviceArguments, ...]
     cache: CachePlan
     tile_tokens: int
     """The most tokens of a query tile."""
-    chunk_tokens: int
     partial_width: int
     """Numbers in a row of the buffer of partials; 0: there is none."""
     split_rows: int
@@ -109,42 +142,43 @@ class DeviceProgram:
         }
 
 
-def lower_for_devices(
-    groups: list[schedule.GroupOp], targets: tuple[str, ...], chunk_tokens: int = CHUNK_TOKENS
-) -> DeviceProgram:
-    """`chunk_tokens`, a multiple of a block's, is how much of a context is summed on its own."""
+def lower_for_devices(groups: list[schedule.GroupOp], targets: tuple[str, ...]) -> DeviceProgram:
     plan = device_cache_plan(groups)
     shapes = [AttentionShape.of(attend_of(group)) for group in groups if group.kind.data == "attention"]
     partial_width = max((shape.partial_width for shape in shapes), default=0)
     split_rows, split_width = _split_extent(groups, targets)
     lowered: dict[str, DeviceGroup] = {}
     by_key: dict[object, str] = {}
-    names, all_arguments = [], []
-    for group in groups:
-        arguments = DeviceArguments.with_extras(group, plan, {})
-        key = structure_of(group, arguments)
+    all_arguments = tuple(DeviceArguments.with_extras(group, plan, {}) for group in groups)
+    names: list[str] = []
+    rows = RowsOfGroups(groups, plan)
+    units = launched_together(groups, rows)
+    for unit in units:
+        group, kind = groups[unit[0]], groups[unit[0]].kind.data
+        together = [rows.of(number) for number in unit] if len(unit) > 1 else []
+        structures = tuple(structure_of(groups[number], all_arguments[number]) for number in unit)
+        key = structures, joined_parameters(together)
         if key not in by_key:
-            kind, source = group.kind.data, source_of(group)
             name = f"{kind}_{sum(1 for other in lowered.values() if other.kind == kind)}"
             by_key[key] = name
-            try:
-                if kind == "attention":
-                    stages = _attention(group, plan, name, targets, partial_width, chunk_tokens)
-                else:
-                    stages = _stages(group, plan, name, targets, (split_rows, split_width))
-            except UnsupportedOperation as error:
-                raise UnsupportedOperation(f"no kernel can be made of {source}: {error}") from error
-            tuned = group.tuned is not None if kind == "linear" else None
-            lowered[name] = DeviceGroup(name, kind, tuned, source, stages)
-        names.append(by_key[key])
-        all_arguments.append(arguments)
+            if together:
+                lowered[name] = _joined(together, name, targets)
+            else:
+                with blamed_on(group):
+                    if kind == "attention":
+                        stages = _attention(group, plan, name, targets, partial_width)
+                    else:
+                        stages = _stages(group, plan, name, targets, (split_rows, split_width))
+                tuned = group.tuned is not None if kind == "linear" else None
+                lowered[name] = DeviceGroup(name, kind, tuned, source_of(group), stages)
+        names += [by_key[key]] * len(unit)
     return DeviceProgram(
         lowered,
         tuple(names),
-        tuple(all_arguments),
+        tuple(units),
+        all_arguments,
         plan,
         min((shape.tile_tokens for shape in shapes), default=1),
-        chunk_tokens,
         partial_width,
         split_rows,
         split_width,
@@ -168,22 +202,20 @@ def _stages(
 ) -> tuple[DeviceStage, ...]:
     if group.kind.data == "linear":
         return _linear(group, plan, name, targets, split)
-    looks_up = any(isinstance(op, schedule.LookupOp) for op in group.body.block.ops)
-    extras = {FEEDBACK: integers()} if looks_up else {}
-    arguments = DeviceArguments.with_extras(group, plan, extras)
+    arguments = rows_arguments(group, plan)
     kernel = lower_device_rows(group, arguments, name)
-    only = (DeviceVariant({}, kernel, warps=_warps_of(kernel)),)
-    return (DeviceStage(name, arguments.extras, dict.fromkeys(targets, only)),)
+    return (DeviceStage(name, arguments.extras, _rows_variants(kernel, targets)),)
 
 
-def _warps_of(kernel: tile.KernelOp) -> int:
-    """One warp for each 256 columns of the widest row, from 1 to 8."""
-    types = [value.type for op in kernel.walk() for value in op.results]
-    widest = max((type_.get_shape()[1] for type_ in types if isinstance(type_, VectorType)), default=1)
-    warps = 1
-    while warps < 8 and warps * 256 < widest:
-        warps *= 2
-    return warps
+def _joined(rows: Sequence[LoweredRows], name: str, targets: tuple[str, ...]) -> DeviceGroup:
+    stage = DeviceStage(name, (), _rows_variants(join_rows(rows, name), targets))
+    pairs = zip(rows, joined_parameters(rows), strict=True)
+    parts = tuple(DevicePart(each.arguments.extras, parameters) for each, parameters in pairs)
+    return DeviceGroup(name, "rows", None, "; ".join(source_of(each.group) for each in rows), (stage,), parts)
+
+
+def _rows_variants(kernel: tile.KernelOp, targets: tuple[str, ...]) -> dict[str, tuple[DeviceVariant, ...]]:
+    return dict.fromkeys(targets, (DeviceVariant({}, kernel, warps=warps_of(kernel)),))
 
 
 def _linear(
@@ -204,6 +236,14 @@ def _linear(
     )
 
 
+_LOWERINGS: dict[str, Callable[..., tile.KernelOp]] = {
+    "": lower_device_linear,
+    "parts": lower_device_parts,
+    "fold": lower_device_fold,
+}
+"""The kinds of kernels that a linear map may have."""
+
+
 class _LinearVariants:
     """The kernels of one linear map; targets with equal blockings share them."""
 
@@ -216,14 +256,15 @@ class _LinearVariants:
     def of(self, target: str, splits: int) -> tuple[DeviceVariant, ...]:
         variants = []
         for each in device_blockings_of(self._group, target):
-            apart = splits > 1 and _adds_apart(each)
+            apart = splits > 1 and adds_apart(each)
             kernel = self._kernel("parts" if apart else "", each, splits)
             limits = {self._rows: each.max_tokens} if each.max_tokens else {}
             variants.append(DeviceVariant(limits, kernel, each.warps, each.stages, each))
         return tuple(variants)
 
     def fold(self, target: str, splits: int) -> tuple[DeviceVariant, ...]:
-        apart = [each for each in device_blockings_of(self._group, target) if splits > 1 and _adds_apart(each)]
+        blockings = device_blockings_of(self._group, target) if splits > 1 else ()
+        apart = [each for each in blockings if adds_apart(each)]
         if not apart:
             return (DeviceVariant({}),)
         kernel = self._kernel("fold", replace(apart[0], rows=LEAST_ROWS), splits)
@@ -232,48 +273,48 @@ class _LinearVariants:
 
     def _kernel(self, kind: str, each: DeviceBlocking, splits: int) -> tile.KernelOp:
         cut = f"_{kind or 'of'}{splits}" if splits > 1 else ""
-        symbol = f"{self._name}{cut}_{each.rows}x{each.outputs}x{each.depth}"
+        turned = "_turned" if each.turned and kind != "fold" else ""
+        boxes = "_boxes" if each.descriptors and kind != "fold" else ""
+        symbol = f"{self._name}{cut}{turned}{boxes}_{each.rows}x{each.outputs}x{each.depth}"
         if symbol not in self._made:
-            lower = {"": lower_device_linear, "parts": lower_device_parts, "fold": lower_device_fold}[kind]
-            self._made[symbol] = lower(self._group, self._arguments, symbol, each, splits)
+            lowering = _LOWERINGS[kind]
+            self._made[symbol] = lowering(self._group, self._arguments, symbol, each, splits)
         return self._made[symbol]
 
 
-def _adds_apart(blocking: DeviceBlocking) -> bool:
-    """Whether the parts of a product are added side by side, by instances of their own."""
-    return 0 < blocking.max_tokens <= SPLIT_TOKENS
-
-
 def _attention(
-    group: schedule.GroupOp,
-    plan: CachePlan,
-    name: str,
-    targets: tuple[str, ...],
-    partial_width: int,
-    chunk_tokens: int,
+    group: schedule.GroupOp, plan: CachePlan, name: str, targets: tuple[str, ...], partial_width: int
 ) -> tuple[DeviceStage, ...]:
-    partials: MemRefType[Attribute] = buffer_type([PARTIAL_SINGLES * PARTIAL_CHUNKS, partial_width], "f32")
-    of_tiles = DeviceArguments.with_extras(group, plan, {TILES: integers()}, chunk_tokens)
-    of_singles = DeviceArguments.with_extras(group, plan, {SINGLES: integers(), PARTIALS: partials}, chunk_tokens)
+    partials: MemRefType[Attribute] = buffer_type([PARTIAL_ROWS, partial_width], "f32")
+    of_tiles = DeviceArguments.with_extras(group, plan, {TILES: integers()})
+    of_singles = DeviceArguments.with_extras(group, plan, {SINGLES: integers(), PARTIALS: partials})
     tiles = lower_device_attention(group, of_tiles, f"{name}_tiles")
-    singles = lower_device_attention(group, of_singles, f"{name}_singles")
-    chunks = lower_device_attention(group, of_singles, f"{name}_chunks", chunks_apart=True)
     fold = lower_fold(group, of_singles, f"{name}_fold")
-    few = {"D": PARTIAL_SINGLES, "C": PARTIAL_CHUNKS}
-    none, short = DeviceVariant({"D": 0}), {"C": 1}
+    shape = AttentionShape.of(attend_of(group))
+    # The kernels of singles and of blocks apart, by the rows of their products.
+    singles = {
+        rows: tuple(
+            lower_device_attention(group, of_singles, f"{name}_{kind}{rows}", rows=rows, apart=kind == "blocks")
+            for kind in ("singles", "blocks")
+        )
+        for rows in {shape.single_rows if target in ONE_INSTRUCTION else TILE_ROWS for target in targets}
+    }
+    few = [{"D": count, "C": PARTIAL_ROWS // count} for count in PARTIAL_SINGLES]
+    none = DeviceVariant({"D": 0})
 
     def variants(target: str) -> dict[str, tuple[DeviceVariant, ...]]:
-        # The same warps for all that attend: how a row's sum is shared among them decides in which order it is added.
-        warps = _warps_that_attend(group, target)
+        warps, stages = _warps_that_attend(group, target), LOADS_AHEAD.get(target, 2)
+        if shape.value_dim > MOST_VALUES_OF_FOUR_WARPS or shape.key_dim > MOST_VALUES_OF_FOUR_WARPS:
+            stages = 2
+        whole, apart = singles[shape.single_rows if target in ONE_INSTRUCTION else TILE_ROWS]
         return {
             "tiles": (DeviceVariant({"Q": 0}), DeviceVariant({}, tiles, warps=warps, stages=2)),
             "singles": (
                 none,
-                DeviceVariant(short, singles, warps=warps, stages=2),
-                DeviceVariant(few, chunks, warps=warps, stages=2),
-                DeviceVariant({}, singles, warps=warps, stages=2),
+                *(DeviceVariant(each, apart, warps=warps, stages=2) for each in few),
+                DeviceVariant({}, whole, warps=warps, stages=stages),
             ),
-            "fold": (none, DeviceVariant(short), DeviceVariant(few, fold), DeviceVariant({})),
+            "fold": (none, *(DeviceVariant(each, fold, warps=1) for each in few), DeviceVariant({})),
         }
 
     by_target = {target: variants(target) for target in targets}
@@ -289,5 +330,5 @@ def _attention(
 
 def _warps_that_attend(group: schedule.GroupOp, target: str) -> int:
     op = attend_of(group)
-    few = op.values["value_dim"] <= MOST_VALUES_OF_FOUR_WARPS and op.values["element"] != "f32"
-    return 4 if few and target not in NEED_EIGHT_WARPS else 8
+    most = MOST_VALUES_OF_FOUR_WARPS // (2 if target in NEED_EIGHT_WARPS else 1)
+    return 4 if op.values["value_dim"] <= most and op.values["element"] != "f32" else 8

@@ -15,7 +15,13 @@ from xdsl.ir import BlockArgument, SSAValue
 from tessera_compiler.errors import UnsupportedOperation
 from tessera_compiler.graph.types import type_of
 from tessera_compiler.schedule import dialect as schedule
-from tessera_compiler.schedule.device_blocking import FLOAT8_DEPTH, DeviceBlocking, form_of_product
+from tessera_compiler.schedule.device_blocking import (
+    FLOAT8_DEPTH,
+    DeviceBlocking,
+    form_of_product,
+    has_boxes,
+    is_turned,
+)
 from tessera_compiler.schedule.physical import WORD_COLUMNS, WORDS, padded_rows
 from tessera_compiler.tile.builder import KernelBuilder
 from tessera_compiler.tile.lowering.context import resolve_static
@@ -28,9 +34,9 @@ PREFETCHED_BYTES, PREFETCHED_BLOCKS = 1024, 4
 
 
 class Rows(Protocol):
-    """How a kernel loads columns of its rows: (value, first column, how many) → tile."""
+    """How a kernel loads columns of its rows: (value, first column, how many) → tile; as a box, if `box`."""
 
-    def __call__(self, value: SSAValue, column: SSAValue, columns: int) -> SSAValue: ...
+    def __call__(self, value: SSAValue, column: SSAValue, columns: int, *, box: bool = False) -> SSAValue: ...
 
 
 def product_of(
@@ -41,9 +47,9 @@ def product_of(
 
 
 class Product:
-    """Sums of one product: `empty`, then `add` for ranges of columns, then `finish`.
+    """Sums of one product: `empty`, then `add` for ranges of columns, then `upright`, then `finish`.
 
-    Between `empty` and `finish` a tile is as the kind likes it.
+    Between `empty` and `upright` a turned product has its outputs as rows: it is `weight @ x.T`.
     """
 
     def __init__(
@@ -58,7 +64,9 @@ class Product:
         self._rows, self._firsts = rows, firsts
         self._x, self._weight, *self._others = product.arguments
         self.depth: int = type_of(self._weight).get_shape()[1]
-        self.shape = (blocking.rows, blocking.outputs)
+        self._turned = is_turned(form_of_product(product), blocking)
+        self.shape = (blocking.outputs, blocking.rows) if self._turned else (blocking.rows, blocking.outputs)
+        self._boxes = has_boxes(form_of_product(product), blocking, self.depth)
 
     @property
     def step(self) -> int:
@@ -69,7 +77,10 @@ class Product:
         return [self._builder.full(0.0, self.shape) for _ in self._firsts]
 
     def prefetch(self, column: SSAValue, columns: int) -> None:
-        """Says which weights come first, of `columns` from `column` on: no launch before writes them."""
+        """Says which weights come first, of `columns` from `column` on: no launch before writes them. (Where there are
+        boxes, there are so many rows that it would not matter.)"""
+        if self._boxes:
+            return
         buffer = self._buffer(self._weight)
         columns = min(columns, PREFETCHED_BYTES // BYTES[element_name(buffer.type)])
         for first in self._firsts:
@@ -86,12 +97,12 @@ class Product:
             sums = self._round(builder.index("add", first, whole), columns % step, sums)
         return sums
 
-    def turned(self, sums: Tiles) -> Tiles:
+    def upright(self, sums: Tiles) -> Tiles:
         """The sums as `[rows, outputs]`."""
-        return sums
+        return [self._builder.transpose(each) for each in sums] if self._turned else sums
 
     def finish(self, sums: Tiles) -> Tiles:
-        """What is made of turned sums once all are added."""
+        """What is made of upright sums once all are added."""
         return sums
 
     def _round(self, column: SSAValue, columns: int, sums: Tiles) -> Tiles:
@@ -100,6 +111,27 @@ class Product:
     def _buffer(self, value: SSAValue) -> SSAValue:
         assert isinstance(value, BlockArgument)
         return self._builder.buffers[value.index]
+
+    def _weights(self, column: SSAValue, columns: int) -> Tiles:
+        """As the product takes them: `[outputs, columns]` if it is turned, else `[columns, outputs]`."""
+        if not self._turned and not self._boxes:
+            return [self._across(first, column, columns) for first in self._firsts]
+        buffer = self._buffer(self._weight)
+        weights = [self._along(buffer, first, column, columns, box=self._boxes) for first in self._firsts]
+        return weights if self._turned else [self._builder.transpose(each) for each in weights]
+
+    def _dots(self, rows: SSAValue, weights: Tiles, sums: Tiles) -> Tiles:
+        """The sums with the products of these columns of the rows, `[rows, columns]`, and of the weights."""
+        pairs = zip(weights, sums, strict=True)
+        if self._turned:
+            right = self._builder.transpose(rows)
+            return [self._builder.dot(weight, right, each) for weight, each in pairs]
+        return [self._builder.dot(rows, weight, each) for weight, each in pairs]
+
+    def _along(self, buffer: SSAValue, row: SSAValue, column: SSAValue, columns: int, *, box: bool = False) -> SSAValue:
+        """`[outputs, columns]`."""
+        shape = (self._blocking.outputs, columns)
+        return self._builder.load_block(buffer, row, column, shape, box=box, row_step=1, lane_step=1)
 
     def _across(self, first: SSAValue, column: SSAValue, columns: int) -> SSAValue:
         """`[columns, outputs]` of a weight that lies as `[outputs, columns]`."""
@@ -122,10 +154,8 @@ class _Plain(Product):
     """Of two tiles of floats, as they are."""
 
     def _round(self, column: SSAValue, columns: int, sums: Tiles) -> Tiles:
-        builder = self._builder
-        left = self._rows(self._x, column, columns)
-        rights = [self._across(first, column, columns) for first in self._firsts]
-        return [builder.dot(left, right, each) for right, each in zip(rights, sums, strict=True)]
+        rows = self._rows(self._x, column, columns, box=self._boxes)
+        return self._dots(rows, self._weights(column, columns), sums)
 
 
 class _OfFloat8(Product):
@@ -137,11 +167,8 @@ class _OfFloat8(Product):
         return FLOAT8_DEPTH
 
     def _round(self, column: SSAValue, columns: int, sums: Tiles) -> Tiles:
-        builder = self._builder
-        left = self._rows(self._x, column, columns)
-        rights = [self._across(first, column, columns) for first in self._firsts]
-        added = [builder.dot(left, right, builder.full(0.0, self.shape)) for right in rights]
-        return [builder.binary("add", *pair) for pair in zip(sums, added, strict=True)]
+        added = self._dots(self._rows(self._x, column, columns), self._weights(column, columns), self.empty())
+        return [self._builder.binary("add", *pair) for pair in zip(sums, added, strict=True)]
 
     def finish(self, sums: Tiles) -> Tiles:
         of_rows, of_outputs = self._others
@@ -177,32 +204,13 @@ class _OfQuantizedRows(Product):
 
 
 class _OfWidenedWeights(Product):
-    """`weight @ x.T`, of numbers that become bfloat16 in registers: as the left operand they may stay there."""
-
-    def __init__(
-        self,
-        builder: KernelBuilder,
-        product: schedule.MatmulOp,
-        blocking: DeviceBlocking,
-        rows: Rows,
-        firsts: Sequence[SSAValue],
-    ) -> None:
-        super().__init__(builder, product, blocking, rows, firsts)
-        self.shape = (blocking.outputs, blocking.rows)
-
-    def turned(self, sums: Tiles) -> Tiles:
-        return [self._builder.transpose(each) for each in sums]
+    """Of weights that become bfloat16 in registers: as the left operand, of a turned product, they may stay there."""
 
     def finish(self, sums: Tiles) -> Tiles:
         pairs = zip(self._firsts, sums, strict=True)
         return [self._builder.binary("mul", each, self._of_outputs(self._others[0], first)) for first, each in pairs]
 
-    def _along(self, buffer: SSAValue, row: SSAValue, column: SSAValue, columns: int) -> SSAValue:
-        """`[outputs, columns]`."""
-        shape = (self._blocking.outputs, columns)
-        return self._builder.load_block(buffer, row, column, shape, row_step=1, lane_step=1)
-
-    def _dots(self, column: SSAValue, columns: int, weights: Tiles, sums: Tiles, there: int) -> Tiles:
+    def _widened(self, column: SSAValue, columns: int, weights: Tiles, sums: Tiles, there: int) -> Tiles:
         """`weights` are f32 numbers that bfloat16 holds, or that it rounds; only so many columns are `there`."""
         builder = self._builder
         rows = self._rows(self._x, column, columns)
@@ -211,18 +219,17 @@ class _OfWidenedWeights(Product):
                 "less", builder.iota(builder.constant(0), columns), builder.full(there, element="i32")
             )
             rows = builder.select(inside, rows, builder.full(0.0, element="bf16"))
-        right = builder.transpose(rows)
-        return [builder.dot(builder.cast(w, "bf16"), right, each) for w, each in zip(weights, sums, strict=True)]
+        return self._dots(rows, [builder.cast(weight, "bf16") for weight in weights], sums)
 
 
 class _OfEightBits(_OfWidenedWeights):
     """Numbers less 128, which bfloat16 holds."""
 
     def _round(self, column: SSAValue, columns: int, sums: Tiles) -> Tiles:
-        builder, buffer = self._builder, self._buffer(self._weight)
-        numbers = [builder.cast(self._along(buffer, first, column, columns), "f32") for first in self._firsts]
+        builder = self._builder
+        numbers = [builder.cast(each, "f32") for each in self._weights(column, columns)]
         weights = [builder.binary("sub", each, schedule.ZERO_POINT) for each in numbers]
-        return self._dots(column, columns, weights, sums, columns)
+        return self._widened(column, columns, weights, sums, columns)
 
 
 class _OfFourBits(_OfWidenedWeights):
@@ -264,7 +271,8 @@ class _OfFourBits(_OfWidenedWeights):
         ]
         for pair in range(-(-columns // group)):
             weights = [builder.unpack(*each, pair) for each in operands]
-            sums = self._dots(builder.index("add", column, pair * group), group, weights, sums, columns - pair * group)
+            first = builder.index("add", column, pair * group)
+            sums = self._widened(first, group, weights, sums, columns - pair * group)
         return sums
 
     def _of_block(self, buffer: SSAValue, block: SSAValue, first: SSAValue) -> SSAValue:

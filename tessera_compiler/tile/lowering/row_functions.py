@@ -84,9 +84,7 @@ class RowFunctions:
     def rope(self, op: graph.RopeOp, x: Columns, cos: Columns, sin: Columns) -> Columns:
         half = cos.width
         builder = self.builder
-        interleaved = op.interleaved is not None
-        pairs = (Segment(0, half, 2), Segment(1, half, 2)) if interleaved else (Segment(0, half), Segment(half, half))
-        rest = (Segment(2 * half, x.width - 2 * half),) if x.width > 2 * half else ()
+        pairs, rest = rope_pieces(op, x.width, half)
 
         def take(segment: Segment) -> SSAValue:
             if segment.first >= 2 * half:
@@ -100,3 +98,10 @@ class RowFunctions:
             return builder.binary("add", builder.binary("mul", second, c), builder.binary("mul", first, s))
 
         return Columns(x.width, take, (*pairs, *rest))
+
+
+def rope_pieces(op: graph.RopeOp, width: int, half: int) -> tuple[tuple[Segment, Segment], tuple[Segment, ...]]:
+    """The two sets of columns that a rotary embedding turns into each other, and those that it leaves alone."""
+    interleaved = op.interleaved is not None
+    pairs = (Segment(0, half, 2), Segment(1, half, 2)) if interleaved else (Segment(0, half), Segment(half, half))
+    return pairs, (Segment(2 * half, width - 2 * half),) if width > 2 * half else ()

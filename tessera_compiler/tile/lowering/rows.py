@@ -5,7 +5,7 @@ between.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from xdsl.ir import BlockArgument, Operation, SSAValue
 
@@ -23,7 +23,7 @@ from tessera_compiler.tile.lowering.context import GroupArguments, resolve_stati
 from tessera_compiler.tile.lowering.elementwise import emit_elementwise, is_elementwise, scalar
 from tessera_compiler.tile.lowering.quantizing import quantize_group
 from tessera_compiler.tile.lowering.row_functions import RowFunctions
-from tessera_compiler.tile.types import element_name
+from tessera_compiler.tile.types import element_name, shape_of
 
 _REDUCTIONS: dict[type[Operation], str] = {
     graph.ReduceSumOp: "sum",
@@ -37,14 +37,21 @@ def lower_rows(group: schedule.GroupOp, arguments: GroupArguments, symbol: str) 
 
 
 class RowsLowering:
-    def __init__(self, group: schedule.GroupOp, arguments: GroupArguments, symbol: str):
+    """With `together`, an instance computes as many neighbours along the last axis between, one in each row of its
+    tiles."""
+
+    def __init__(self, group: schedule.GroupOp, arguments: GroupArguments, symbol: str, together: int = 1):
         self._group = group
         self._arguments = arguments
-        rows, self._prefix = _space(group)
-        self._builder = KernelBuilder(symbol, [rows, *self._prefix], arguments.buffers)
+        self._together = together
+        rows, self._prefix = space_of(group)
+        between = [*self._prefix[:-1], self._prefix[-1] // together] if self._prefix else []
+        self._builder = KernelBuilder(symbol, [rows, *between], arguments.buffers, arguments.given)
         self._functions = RowFunctions(self._builder)
         self._row = self._builder.program_id(0)
         self._indices = [self._builder.program_id(axis + 1) for axis in range(len(self._prefix))]
+        if self._indices:
+            self._indices[-1] = self._builder.index("mul", self._indices[-1], together)
         self._values: dict[SSAValue, Columns] = {}
         self._stored: set[SSAValue] = set()
 
@@ -81,15 +88,21 @@ class RowsLowering:
             return Columns(1, lambda _: self._builder.iota(self._builder.load_index(buffer, row), 1))
         start = self._place(view)
         lane = view.strides[-1] if view.strides else 1
+        rows = self._rows_of(view.shape)
+        step = view.strides[-2] if rows > 1 else 0
 
         def take(segment: Segment) -> SSAValue:
-            column = self._shifted(start, segment, lane)
-            return self._builder.load(buffer, row, column, (1, segment.count), lane_step=max(1, lane * segment.step))
+            column, lane_step = self._shifted(start, segment, lane), max(1, lane * segment.step)
+            return self._builder.load(buffer, row, column, (rows, segment.count), column_step=step, lane_step=lane_step)
 
         return Columns(view.shape[-1] if view.shape else 1, take)
 
+    def _rows_of(self, shape: Sequence[int]) -> int:
+        """Of a tile of a value whose axes but that of the rows are these."""
+        return self._together if len(shape) > 1 and shape[-2] != 1 else 1
+
     def _place(self, view: View) -> SSAValue:
-        """Where this instance's row of the last axis starts in the buffer's row."""
+        """Where this instance's first row of the last axis starts in the buffer's row."""
         lead = len(self._prefix) - (len(view.shape) - 1)
         place = self._builder.constant(view.offset)
         for axis, (size, stride) in enumerate(zip(view.shape[:-1], view.strides[:-1], strict=True)):
@@ -110,9 +123,13 @@ class RowsLowering:
             if size != 1:
                 row = self._builder.index("add", row, self._indices[lead + axis])
 
+        rows = self._rows_of(shape)
+
         def take(segment: Segment) -> SSAValue:
             start = self._shifted(self._builder.constant(0), segment)
-            return self._builder.load(buffer, row, start, (1, segment.count), lane_step=segment.step)
+            return self._builder.load(
+                buffer, row, start, (rows, segment.count), row_step=int(rows > 1), lane_step=segment.step
+            )
 
         return Columns(shape[-1] if shape else 1, take)
 
@@ -295,7 +312,10 @@ class RowsLowering:
         )
         for segment in columns.segments:
             column = self._shifted(start, segment)
-            builder.store(columns.take(segment), buffer, self._row, column, lane_step=segment.step)
+            step = columns.width if self._together > 1 else 0
+            tile_ = columns.take(segment)
+            assert shape_of(tile_.type)[0] == self._together, "each row that is stored is a row of its own"
+            builder.store(tile_, buffer, self._row, column, column_step=step, lane_step=segment.step)
 
     def _pad_with_zeros(self, value: SSAValue, buffer: SSAValue) -> None:
         """What multiplies a row reads whole groups of k: those past the end must be zero."""
@@ -314,7 +334,7 @@ class RowsLowering:
         write_head(self._builder, self._arguments, op, places, self._indices[0], pieces)
 
 
-def _space(group: schedule.GroupOp) -> tuple[str, tuple[int, ...]]:
+def space_of(group: schedule.GroupOp) -> tuple[str, tuple[int, ...]]:
     """The rows and the axes before the last of what the group computes."""
     for op in group.body.block.ops:
         if isinstance(op, (graph.ConstantOp, schedule.YieldOp, *VIEW_OPERATIONS)):

@@ -27,6 +27,10 @@ OFFSETS = {
     "timeline": 128,
     "tiles": 136,
     "tile_count": 144,
+    "draws": 152,
+    "draw_count": 160,
+    "draw_scratch": 168,
+    "draw_scratch_bytes": 176,
     "generation": 320,
     "finished": 520,
 }

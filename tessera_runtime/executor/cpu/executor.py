@@ -25,11 +25,13 @@ from tessera_runtime.executor.cpu.processor import (
     read_processor,
     usable_cores,
 )
+from tessera_runtime.executor.cpu.row_drawer import RowDrawer
 from tessera_runtime.executor.cpu.timeline import Timeline
 from tessera_runtime.executor.cpu.weigher import Weigher
 from tessera_runtime.executor.cpu.weight_table import bind_weights
 from tessera_runtime.executor.cpu.workers import WorkerPool
 from tessera_runtime.executor.interface import ExecutorLimits, Peaks, StepBatch, StepOutput, Weigh
+from tessera_runtime.sampling.weighing import RowSampler
 
 _ABIS = (1, 2)
 ELEMENT_BYTES = {"f32": 4, "i32": 4, "bf16": 2, "i8": 1, "u8": 1}
@@ -82,6 +84,11 @@ class CpuExecutor:
             self._context["counters"] = address_of(self._counters)
             self._context["yield"] = self._native.yield_address
             self._pool = WorkerPool(self._native, self._context, self._threads, cores)
+            self._drawer: RowDrawer | None = None
+            if self._native.draw is not None:
+                self._drawer = RowDrawer(
+                    self._native.draw, self._context, self._counters, self._pool.run, self._threads
+                )
         except BaseException:
             self._native.close()
             raise
@@ -124,6 +131,11 @@ class CpuExecutor:
     def weigh(self) -> Weigh | None:
         """Part of `interface.WeighingExecutor`; objects of earlier versions cannot."""
         return self._weigh
+
+    @property
+    def row_sampler(self) -> RowSampler | None:
+        """Part of `interface.WeighingExecutor`; objects of earlier versions have none."""
+        return self._drawer
 
     def trace(self, batch: StepBatch) -> list[tuple[str, NDArray[np.float32]]]:
         # A buffer's memory is used again by later launches, so each layer takes a run that ends with it. What the step

@@ -18,7 +18,7 @@ from tessera_runtime.errors import AbiMismatch, NativeLoadFailed, TargetUnavaila
 from tessera_runtime.executor.cpu.object_check import check_object
 
 EXPORTS = ("tessera_abi", "tessera_begin", "tessera_step", "tessera_worker")
-PROBE, WEIGH = "tessera_probe", "tessera_weigh"
+PROBE, WEIGH, DRAW = "tessera_probe", "tessera_weigh", "tessera_draw"
 """Exports that objects of earlier versions do not have."""
 
 _FIXED = 0x10  # MAP_FIXED
@@ -33,6 +33,7 @@ _PROBE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes
 _WEIGH = ctypes.PYFUNCTYPE(
     None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_float, ctypes.c_void_p, ctypes.c_void_p
 )
+_DRAW = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
 
 
 class NativeObject:
@@ -81,6 +82,7 @@ class NativeObject:
         self.worker = _WORKER(addresses["tessera_worker"])
         self.probe = _PROBE(self._base + found.symbols[PROBE]) if PROBE in found.symbols else None
         self.weigh = _WEIGH(self._base + found.symbols[WEIGH]) if WEIGH in found.symbols else None
+        self.draw = _DRAW(self._base + found.symbols[DRAW]) if DRAW in found.symbols else None
         self.yield_address = int(ctypes.cast(self._libc.sched_yield, ctypes.c_void_p).value or 0)
 
     def require_abi(self, abi: int) -> None:

@@ -21,16 +21,8 @@ def check_arena(program: GpuProgram) -> str:
 
 
 def buffers_of(program: GpuProgram, launch: Launch) -> set[int]:
-    """The buffers that a launch can reach, by pointers and by tensor maps."""
-    named = set()
-    for argument in launch.arguments:
-        if argument.kind == "buffer":
-            named.add(argument.index)
-        elif argument.kind == "tensor_map":
-            of = program.tensor_maps[argument.index].of
-            if of.kind == "buffer":
-                named.add(of.index)
-    return named
+    """The buffers that a launch can reach."""
+    return {argument.index for argument in launch.arguments if argument.kind == "buffer"}
 
 
 def sizes_to_try(program: GpuProgram) -> list[StepSizes]:

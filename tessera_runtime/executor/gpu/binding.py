@@ -6,20 +6,19 @@ parameters; when a step is launched, nothing is looked up any more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera_runtime.executor.gpu.driver import Driver, LaunchShape, TensorMapShape
+from tessera_runtime.executor.gpu.driver import Driver, LaunchShape
 from tessera_runtime.executor.gpu.grid import StepSizes, evaluate_grid
 from tessera_runtime.executor.gpu.metadata import MetadataLayout
 from tessera_runtime.executor.gpu.modules import ModuleLibrary
+from tessera_runtime.executor.gpu.parameters import Parameters, TensorMaps
 from tessera_runtime.executor.gpu.program import Argument, GpuProgram, Kernel, Launch, TensorMap, Variant
-
-TENSOR_MAP_BYTES = 128
 
 
 @dataclass(frozen=True)
@@ -74,49 +73,47 @@ class LaunchBinder:
         self._modules = modules
         self._launches = launches
         self._scratch_slots = max((kernel.scratch_pointers for kernel in program.kernels.values()), default=0)
-        self._starts: list[int] = []
-        self._count = 0
-        slots, numbers = [], []
-        distinct: dict[Argument, int] = {}
-        self._maps: list[tuple[int, int]] = []
-        for launch in launches:
-            self._starts.append(self._count)
-            for slot, argument in enumerate(launch.arguments, self._count):
-                if argument.kind == "tensor_map":
-                    self._maps.append((slot, argument.index))
-                else:
-                    slots.append(slot)
-                    numbers.append(distinct.setdefault(argument, len(distinct)))
-            self._count += len(launch.arguments) + self._scratch_slots
-        self._slots, self._numbers = np.array(slots, np.int64), np.array(numbers, np.int64)
-        self._distinct = tuple(distinct)
+        self._parameters: dict[tuple[tuple[str, str], ...], Parameters] = {}
+        self._maps_of_weights: dict[tuple[int, TensorMap], NDArray[np.uint8]] = {}
 
     def bind(self, sizes: StepSizes, layout: MetadataLayout, addresses: Addresses) -> BoundLaunches:
         """Loads the kernels that are needed and not yet loaded."""
-        values = np.zeros(max(1, self._count), np.uint64)
-        pointers = values.ctypes.data + 8 * np.arange(len(values), dtype=np.uint64)
         by_symbol = sizes.by_symbol()
-        resolved = [self._value(argument, by_symbol, layout, addresses) for argument in self._distinct]
-        values[self._slots] = np.array(resolved, np.uint64)[self._numbers]
-        maps: dict[int, NDArray[np.uint8]] = {}
-        for slot, number in self._maps:
-            if number not in maps:
-                maps[number] = self._tensor_map(number, sizes, addresses)
-            pointers[slot] = maps[number].ctypes.data
-        shapes: dict[str, tuple[Kernel, Any] | None] = {}
+        groups = dict.fromkeys(launch.group for launch in self._launches)
+        shapes = {group: self._shape(group, by_symbol) for group in groups}
+        parameters = self._parameters_of(shapes)
+        values = np.zeros(max(1, parameters.count), np.uint64)
+        pointers = values.ctypes.data + 8 * np.arange(len(values), dtype=np.uint64)
+        resolved = [
+            each if isinstance(each, int) else self._value(each, by_symbol, layout, addresses)
+            for each in parameters.distinct
+        ]
+        values[parameters.slots] = np.array(resolved, np.uint64)[parameters.numbers]
+        made = TensorMaps(self._driver, by_symbol, self._maps_of_weights)
+        maps = [
+            made.of(each, self._value(each.argument, by_symbol, layout, addresses)) for each in parameters.distinct_maps
+        ]
+        if maps:
+            pointers[parameters.map_slots] = np.array([each.ctypes.data for each in maps])[parameters.map_numbers]
         bound = []
         for index, launch in enumerate(self._launches):
-            if launch.group not in shapes:
-                shapes[launch.group] = self._shape(launch.group, by_symbol)
             shape = shapes[launch.group]
             if shape is None:
                 continue
             kernel, prepared = shape
-            start = self._starts[index]
+            start, end = parameters.places[index]
             if kernel.scratch_bytes:
-                values[start + len(launch.arguments)] = addresses.scratch[index % 2]
+                values[end - self._scratch_slots] = addresses.scratch[index % 2]
             bound.append(BoundLaunch(index, prepared, pointers.ctypes.data + 8 * start))
-        return BoundLaunches(tuple(bound), (values, pointers, *maps.values()))
+        return BoundLaunches(tuple(bound), (values, pointers, *maps))
+
+    def _parameters_of(self, shapes: Mapping[str, tuple[Kernel, Any] | None]) -> Parameters:
+        """Where everything goes: the same for all steps but for kernels with tensor maps."""
+        mapped = {group: shape[0] for group, shape in shapes.items() if shape is not None and shape[0].tensor_maps}
+        key = tuple((group, kernel.name) for group, kernel in mapped.items())
+        if key not in self._parameters:
+            self._parameters[key] = Parameters(self._launches, mapped, self._scratch_slots)
+        return self._parameters[key]
 
     def _shape(self, group: str, by_symbol: dict[str, int]) -> tuple[Kernel, Any] | None:
         """What is launched for a group at these sizes; None for nothing."""
@@ -156,28 +153,6 @@ class LaunchBinder:
         if kind == "result":
             return addresses.results[argument.name]
         return by_symbol[argument.name]
-
-    def _tensor_map(self, index: int, sizes: StepSizes, addresses: Addresses) -> NDArray[np.uint8]:
-        described: TensorMap = self._program.tensor_maps[index]
-        if described.of.kind == "buffer":
-            place, _ = self._program.buffers[described.of.index].place(sizes.tokens, sizes.logit_rows)
-            address = addresses.arena + place
-        else:
-            address = addresses.weights[described.of.index]
-        rows = {"T": sizes.tokens, "L": sizes.logit_rows}
-        shape = TensorMapShape(
-            address=address,
-            dtype=described.dtype,
-            shape=tuple(max(1, rows[extent]) if isinstance(extent, str) else extent for extent in described.shape),
-            strides=described.strides,
-            box=described.box,
-            swizzle=described.swizzle,
-        )
-        # The driver reads a map at a multiple of 64.
-        memory = np.zeros(TENSOR_MAP_BYTES + 64, np.uint8)
-        aligned = memory[-memory.ctypes.data % 64 :][:TENSOR_MAP_BYTES]
-        aligned[:] = np.frombuffer(self._driver.tensor_map(shape), np.uint8)
-        return aligned
 
 
 def choose_variant(variants: Sequence[Variant], by_symbol: dict[str, int]) -> Variant:

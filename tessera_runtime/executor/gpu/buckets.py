@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from tessera_runtime.executor.gpu.grid import StepSizes
 
 _FINE, _COARSE, _COARSE_FROM = 64, 256, 512
+_LEAST_WIDTH = 8
+"""Entries of a block table."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,8 @@ class BucketRule:
 
     def frequent(self, most_tokens: int) -> list[StepSizes]:
         """The decoding steps that are worth preparing before any comes, the most frequent first."""
-        chunk = self.chunk_tokens // self.block_tokens
         sizes = [
-            self.padded(StepSizes(tokens, tokens, tokens, chunk, 0, tokens, 1))
+            self.padded(StepSizes(tokens, tokens, tokens, _LEAST_WIDTH, 0, tokens, 1))
             for tokens in self.graph_tokens
             if tokens <= most_tokens
         ]
@@ -65,9 +66,8 @@ class BucketRule:
         return max(tokens, min(_round_up(tokens, _FINE), self.max_tokens))
 
     def _width(self, width: int) -> int:
-        """Whole chunks, a power of two of them, or the longest there is."""
-        chunk = self.chunk_tokens // self.block_tokens
-        return max(width, min(_power(-(-width // chunk)) * chunk, self.max_width))
+        """A power of two, or the longest there is."""
+        return max(width, min(max(_power(width), _LEAST_WIDTH), self.max_width))
 
 
 def _round_up(size: int, multiple: int) -> int:

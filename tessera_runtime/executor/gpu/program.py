@@ -19,6 +19,7 @@ RESULTS = ("ids", "logprobs")
 SWIZZLES = (0, 32, 64, 128)
 ELEMENT_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "f8_e4m3": 1, "u8": 1, "i8": 1, "i16": 2, "i32": 4, "i64": 8}
 _NAME = re.compile(r"[0-9a-f]{32}\.(cubin|ptx|hsaco)")
+_MAPPED = ("buffer", "weight")
 _POINTERS = ("buffer", "weight", "input", "cache_key", "cache_value", "seat", "result")
 
 
@@ -32,6 +33,18 @@ class Module:
 
 
 @dataclass(frozen=True)
+class TensorMap:
+    """A buffer or a weight as the copy engine sees it; the outermost axis comes first."""
+
+    dtype: str
+    shape: tuple[int | str, ...]
+    strides: tuple[int, ...]
+    """In bytes, of all axes but the innermost."""
+    box: tuple[int, ...]
+    swizzle: int
+
+
+@dataclass(frozen=True)
 class Kernel:
     name: str
     module: int
@@ -39,11 +52,26 @@ class Kernel:
     warps: int
     shared_bytes: int
     parameters: tuple[str, ...]
+    """What it does with each argument of its launches."""
+    tensor_maps: tuple[TensorMap, ...]
+    """Of each parameter that is one, in order."""
     scratch_pointers: int
     scratch_bytes: int
     scratch_alignment: int
     cluster: int
     dependent: bool
+
+    @property
+    def function_parameters(self) -> tuple[str, ...]:
+        """All that its function takes: after each map its extents and strides, and scratch at the end."""
+        maps = iter(self.tensor_maps)
+        kinds: list[str] = []
+        for parameter in self.parameters:
+            kinds.append(parameter)
+            if parameter == "tensor_map":
+                rank = len(next(maps).shape)
+                kinds += ["i32"] * rank + ["i64"] * rank
+        return (*kinds, *["pointer"] * self.scratch_pointers)
 
 
 @dataclass(frozen=True)
@@ -116,16 +144,6 @@ class Cache:
 
 
 @dataclass(frozen=True)
-class TensorMap:
-    of: Argument
-    dtype: str
-    shape: tuple[int | str, ...]
-    strides: tuple[int, ...]
-    box: tuple[int, ...]
-    swizzle: int
-
-
-@dataclass(frozen=True)
 class Limits:
     max_tokens: int
     max_model_len: int
@@ -150,7 +168,6 @@ class GpuProgram:
     layers: tuple[tuple[str, int, int], ...]
     """Module path, end, buffer."""
     output: int
-    tensor_maps: tuple[TensorMap, ...]
     drawing: Mapping[str, tuple[Launch, ...]]
     """`greedy` and `full`; empty if the program does not draw."""
     seats: dict[str, int]
@@ -202,7 +219,6 @@ def _read(raw: Mapping[str, Any]) -> GpuProgram:
             for place, each in listed(raw, "layers")
         ),
         output=integer(raw, "output", "program"),
-        tensor_maps=tuple(_tensor_map(each, place) for place, each in listed(raw, "tensor_maps")),
         drawing={}
         if drawing is None
         else {
@@ -267,6 +283,9 @@ def _kernel(name: str, raw: Mapping[str, Any]) -> Kernel:
     for parameter in parameters:
         if parameter not in PARAMETER_KINDS:
             raise ProgramInvalid(f"{where} has a parameter {parameter!r}, which is none of {PARAMETER_KINDS}.")
+    maps = tuple(_tensor_map(each, place) for place, each in listed(raw, "tensor_maps", f"{where}."))
+    if len(maps) != parameters.count("tensor_map"):
+        raise ProgramInvalid(f"{where} has {len(maps)} tensor maps for {parameters.count('tensor_map')} parameters.")
     return Kernel(
         name=name,
         module=integer(raw, "module", where),
@@ -274,6 +293,7 @@ def _kernel(name: str, raw: Mapping[str, Any]) -> Kernel:
         warps=integer(raw, "warps", where, 1),
         shared_bytes=integer(raw, "shared_bytes", where),
         parameters=parameters,
+        tensor_maps=maps,
         scratch_pointers=integer(raw, "scratch_pointers", where),
         scratch_bytes=integer(raw, "scratch_bytes", where),
         scratch_alignment=integer(raw, "scratch_alignment", where),
@@ -314,16 +334,13 @@ def _argument(raw: object, where: str) -> Argument:
     if kind in known:
         if name in known[kind]:
             return Argument(kind, name)
-    elif kind in (*_POINTERS, "tensor_map") and name.isascii() and name.isdigit():
+    elif kind in _POINTERS and name.isascii() and name.isdigit():
         return Argument(kind, name, int(name))
     raise ProgramInvalid(f"{where} has the argument {raw!r}, which names nothing that programs have.")
 
 
 def _tensor_map(raw: Mapping[str, Any], where: str) -> TensorMap:
-    of = _argument(raw["of"], where)
     shape, strides, box = tuple(raw["shape"]), tuple(raw["strides"]), tuple(raw["box"])
-    if of.kind not in ("buffer", "weight"):
-        raise ProgramInvalid(f"{where} is of {raw['of']!r}; only buffers and weights have tensor maps.")
     if not 1 <= len(shape) <= 5 or len(box) != len(shape) or len(strides) != len(shape) - 1:
         raise ProgramInvalid(f"{where} needs 1 to 5 extents, as many of its box, and a stride less.")
     for extent in shape:
@@ -334,7 +351,7 @@ def _tensor_map(raw: Mapping[str, Any], where: str) -> TensorMap:
     if any(type(extent) is not int or not 1 <= extent <= 256 for extent in box):
         raise ProgramInvalid(f"{where} has the box {list(box)}; extents lie in 1 to 256.")
     dtype = one_of(raw, "dtype", tuple(ELEMENT_BYTES), where)
-    return TensorMap(of, dtype, shape, strides, box, one_of(raw, "swizzle", SWIZZLES, where))
+    return TensorMap(dtype, shape, strides, box, one_of(raw, "swizzle", SWIZZLES, where))
 
 
 def _check(program: GpuProgram) -> None:
@@ -374,7 +391,6 @@ def _check_launch(program: GpuProgram, launch: Launch) -> None:
         "weight": len(program.weights),
         "cache_key": len(program.cache.layers),
         "cache_value": len(program.cache.layers),
-        "tensor_map": len(program.tensor_maps),
     }
     for argument in launch.arguments:
         if argument.kind in counts and not 0 <= argument.index < counts[argument.kind]:
@@ -386,12 +402,8 @@ def _check_launch(program: GpuProgram, launch: Launch) -> None:
     for variant in program.groups[launch.group]:
         if variant.kernel is not None:
             _check_parameters(program.kernels[variant.kernel], launch, where)
+            _check_maps(program, program.kernels[variant.kernel], launch, where)
     named = {argument.index for argument in launch.arguments if argument.kind == "buffer"}
-    named |= {
-        program.tensor_maps[a.index].of.index
-        for a in launch.arguments
-        if a.kind == "tensor_map" and program.tensor_maps[a.index].of.kind == "buffer"
-    }
     strangers = sorted((set(launch.writes) | set(launch.updates)) - named)
     if strangers or set(launch.writes) & set(launch.updates):
         raise ProgramInvalid(f"{where} writes and updates buffers that it does not name, or names one as both.")
@@ -404,9 +416,28 @@ def _check_parameters(kernel: Kernel, launch: Launch, where: str) -> None:
             f"{len(kernel.parameters)}."
         )
     for place, (parameter, argument) in enumerate(zip(kernel.parameters, launch.arguments, strict=True)):
-        allowed = {"size": ("i32", "i64"), "tensor_map": ("tensor_map",)}.get(argument.kind, ("pointer",))
+        allowed = {"size": ("i32", "i64"), **dict.fromkeys(_MAPPED, ("pointer", "tensor_map"))}.get(
+            argument.kind, ("pointer",)
+        )
         if parameter not in allowed:
             raise ProgramInvalid(
                 f"{where} passes {argument.kind}:{argument.name} as argument {place} of {kernel.name!r}, which is of "
                 f"kind {parameter}."
             )
+
+
+def _check_maps(program: GpuProgram, kernel: Kernel, launch: Launch, where: str) -> None:
+    """Maps lie within what they are of, whatever the step."""
+    mapped = [a for p, a in zip(kernel.parameters, launch.arguments, strict=True) if p == "tensor_map"]
+    for argument, described in zip(mapped, kernel.tensor_maps, strict=True):
+        rows = described.shape[0]
+        row = described.strides[0] if described.strides else ELEMENT_BYTES[described.dtype]
+        name = f"{argument.kind}:{argument.name}"
+        if argument.kind == "weight":
+            there: int | str = program.weights[argument.index].size // row
+            fits = isinstance(rows, int) and rows <= int(there)
+        else:
+            buffer = program.buffers[argument.index]
+            there, fits = buffer.rows, rows == buffer.rows and row == buffer.row_bytes
+        if not fits:
+            raise ProgramInvalid(f"{where} maps {rows} rows of {row} bytes of {name}, which has {there}.")
