@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 import programs
 import pytest
-from device_machine import DeviceMachine, DevicePlan, logical_weight, plan_for, run_in_numpy
+from device_machine import DevicePlan, plan_for, run_in_numpy
 from interpreting import run_in_triton
 from numpy.typing import NDArray
-from programs import tiny_model
-from test_device_programs import FOR_THE_EVALUATOR, TARGET, TOLERANCE, Conversation, packed, run
+from product_checks import launched_as_scheduled, whole_numbers
+from test_device_programs import TARGET
 from xdsl.utils.exceptions import VerifyException
 
 from tessera_compiler.schedule import device_blocking
 from tessera_compiler.schedule.device_blocking import DeviceBlocking, default_device_blocking
-from tessera_compiler.schedule.evaluator import Cache, evaluate_program
 from tessera_compiler.targets.triton import target as triton_target
 from tessera_compiler.targets.triton.architectures import architecture_of
 from tessera_compiler.targets.triton.boxes import tensors_of
@@ -30,7 +29,7 @@ from tessera_compiler.tile import dialect as tile
 from tessera_compiler.tile.builder import KernelBuilder
 from tessera_compiler.tile.dialect import KernelOp
 from tessera_compiler.tile.lowering.device_linear import _DeviceLinearLowering
-from tessera_compiler.tile.types import buffer_type, element_name, numpy_dtype
+from tessera_compiler.tile.types import buffer_type
 
 Array = NDArray[Any]
 MODEL = "phi3"
@@ -58,19 +57,9 @@ def plan_of(dtype: str) -> DevicePlan:
 
 @pytest.mark.parametrize("dtype", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_programs_mean_what_their_schedule_does(dtype: str, tmp_path: Path) -> None:
-    plan = plan_of(dtype)
-    tensors = packed(plan, MODEL, tmp_path)
-    machine, kept = DeviceMachine(plan, TARGET, tensors, run_in_numpy), Cache(64)
-    conversation = Conversation(tiny_model(MODEL).vocab_size)
-    for parts in ([(0, 70), (1, 3)], [(0, 1), (1, 2)], [(0, 20)]):
-        step = conversation.step(*parts)
-        found = run(machine, step)
-        inputs = {**step, "block_tables": FOR_THE_EVALUATOR}
-        wanted = evaluate_program(
-            plan.module, lambda op: logical_weight(plan, tensors, op.weight_name.data), inputs, kept
-        )
-        assert np.abs(found - wanted).max() <= TOLERANCE[dtype] * np.abs(wanted).max()
-    assert all("_boxes_" in symbol for symbol in machine.launched if symbol.startswith("linear"))
+    steps = ([(0, 70), (1, 3)], [(0, 1), (1, 2)], [(0, 20)])
+    launched = launched_as_scheduled(plan_of(dtype), MODEL, dtype, steps, tmp_path)
+    assert all("_boxes_" in symbol for symbol in launched if symbol.startswith("linear"))
 
 
 def kernels_of(plan: DevicePlan, group: int = 1) -> dict[str, KernelOp]:
@@ -79,18 +68,8 @@ def kernels_of(plan: DevicePlan, group: int = 1) -> dict[str, KernelOp]:
     return {symbol.rpartition("_")[2].partition("x")[0]: each for each in made for symbol in (each.symbol,)}
 
 
-def buffers_of(kernel: KernelOp, tokens: int) -> list[Array]:
-    """Whole numbers so small that every sum of products is exact, in any order."""
-    random = np.random.default_rng(3)
-    made = []
-    for buffer in kernel.buffers:
-        shape = [tokens if size < 0 else size for size in buffer.type.get_shape()]  # type: ignore[attr-defined]
-        made.append(random.integers(-3, 4, shape).astype(numpy_dtype(element_name(buffer.type))))
-    return made
-
-
 def result_of(kernel: KernelOp, tokens: int) -> Array:
-    return run_in_numpy(kernel, buffers_of(kernel, tokens), tokens=tokens, logit_rows=tokens)[-1]
+    return run_in_numpy(kernel, whole_numbers(kernel, tokens), tokens=tokens, logit_rows=tokens)[-1]
 
 
 @pytest.mark.parametrize("group", [1, 2])
@@ -98,14 +77,14 @@ def test_boxes_hold_the_same_numbers(group: int, tmp_path: Path) -> None:
     kernels = kernels_of(plan_of("bf16"), group)
     few, some, many = kernels["16"], kernels["64"], kernels["128"]
     for each in (few, some, many):
-        found = run_in_triton(each, buffers_of(each, 11), tmp_path, tokens=11, logit_rows=11)[-1]
+        found = run_in_triton(each, whole_numbers(each, 11), tmp_path, tokens=11, logit_rows=11)[-1]
         # What is next to nothing, the two make of an exponential each in its own way.
         np.testing.assert_allclose(found, result_of(many, 11), rtol=0, atol=1e-30)
 
 
 def wanted_blocks(kernel: KernelOp, tokens: int) -> Array:
     """The first product of a program, as NumPy makes it."""
-    x, weight, *_ = buffers_of(kernel, tokens)
+    x, weight, *_ = whole_numbers(kernel, tokens)
     return (x @ weight.T).astype(np.float32)
 
 

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import programs
 import pytest
-from device_machine import DeviceMachine, DevicePlan, logical_weight, plan_for, run_in_numpy
+from device_machine import DevicePlan, plan_for, run_in_numpy
 from numpy.typing import NDArray
-from programs import tiny_model
-from test_device_programs import FOR_THE_EVALUATOR, TARGET, TOLERANCE, Conversation, packed, run
+from product_checks import launched_as_scheduled
+from test_device_programs import TARGET
 
 from tessera_compiler.schedule import device_blocking
 from tessera_compiler.schedule.device_blocking import SPLIT_TOKENS, SPLIT_UNIT, splits_of
-from tessera_compiler.schedule.evaluator import Cache, evaluate_program
 from tessera_compiler.schedule.passes.plan_device_tiles import device_splits_of
 from tessera_compiler.targets.triton.architectures import ARCHITECTURES
 from tessera_compiler.tile.dialect import KernelOp
@@ -47,19 +46,9 @@ def plan_of(dtype: str) -> DevicePlan:
 
 @pytest.mark.parametrize("dtype", ["fp32", "int4", pytest.param("bf16", marks=pytest.mark.slow), "int8"])
 def test_programs_mean_what_their_schedule_does(dtype: str, tmp_path: Path) -> None:
-    plan = plan_of(dtype)
-    tensors = packed(plan, MODEL, tmp_path)
-    machine, cache = DeviceMachine(plan, TARGET, tensors, run_in_numpy), Cache(64)
-    conversation = Conversation(tiny_model(MODEL).vocab_size)
-    for parts in ([(0, 70), (1, 3)], [(0, 1), (1, 2)]):
-        step = conversation.step(*parts)
-        found = run(machine, step)
-        inputs = {**step, "block_tables": FOR_THE_EVALUATOR}
-        wanted = evaluate_program(
-            plan.module, lambda op: logical_weight(plan, tensors, op.weight_name.data), inputs, cache
-        )
-        assert np.abs(found - wanted).max() <= TOLERANCE[dtype] * np.abs(wanted).max()
-    used = {word for symbol in machine.launched if "linear" in symbol for word in symbol.split("_")}
+    steps = ([(0, 70), (1, 3)], [(0, 1), (1, 2)])
+    launched = launched_as_scheduled(plan_of(dtype), MODEL, dtype, steps, tmp_path)
+    used = {word for symbol in launched if "linear" in symbol for word in symbol.split("_")}
     assert {"parts2", "fold2", "parts4", "fold4"} <= used
 
 

@@ -10,21 +10,19 @@ from typing import Any
 import numpy as np
 import programs
 import pytest
-from device_machine import DeviceMachine, DevicePlan, logical_weight, plan_for, run_in_numpy
+from device_machine import DevicePlan, plan_for, run_in_numpy
 from interpreting import run_in_triton
 from numpy.typing import NDArray
-from programs import tiny_model
-from test_device_programs import FOR_THE_EVALUATOR, TARGET, TOLERANCE, Conversation, packed, run
+from product_checks import launched_as_scheduled, whole_numbers
+from test_device_programs import TARGET
 
 from tessera_compiler.schedule import device_blocking
 from tessera_compiler.schedule.device_blocking import DeviceBlocking
-from tessera_compiler.schedule.evaluator import Cache, evaluate_program
 from tessera_compiler.targets.triton.architectures import architecture_of
 from tessera_compiler.targets.triton.emission import emit_source
 from tessera_compiler.targets.triton.toolchain import Job, compile_all
 from tessera_compiler.tile.dialect import KernelOp
 from tessera_compiler.tile.lowering.device_products import Product
-from tessera_compiler.tile.types import element_name, numpy_dtype
 
 Array = NDArray[Any]
 MODEL = "qwen2"
@@ -54,21 +52,11 @@ def plan_of(dtype: str) -> DevicePlan:
 
 @pytest.mark.parametrize("dtype", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_programs_mean_what_their_schedule_does(dtype: str, tmp_path: Path) -> None:
-    plan = plan_of(dtype)
-    tensors = packed(plan, MODEL, tmp_path)
-    machine, cache = DeviceMachine(plan, TARGET, tensors, run_in_numpy), Cache(64)
-    conversation = Conversation(tiny_model(MODEL).vocab_size)
-    for parts in ([(0, 30), (1, 3)], [(0, 1), (1, 2)], [(0, 64), (1, 1)]):
-        step = conversation.step(*parts)
-        found = run(machine, step)
-        inputs = {**step, "block_tables": FOR_THE_EVALUATOR}
-        wanted = evaluate_program(
-            plan.module, lambda op: logical_weight(plan, tensors, op.weight_name.data), inputs, cache
-        )
-        assert np.abs(found - wanted).max() <= TOLERANCE[dtype] * np.abs(wanted).max()
-    used = [symbol for symbol in machine.launched if "_turned_" in symbol]
+    steps = ([(0, 30), (1, 3)], [(0, 1), (1, 2)], [(0, 64), (1, 1)])
+    launched = launched_as_scheduled(plan_of(dtype), MODEL, dtype, steps, tmp_path)
+    used = [symbol for symbol in launched if "_turned_" in symbol]
     assert any("_parts4_turned_16x" in symbol for symbol in used) and any("_turned_64x" in symbol for symbol in used)
-    assert all("turned" not in symbol for symbol in machine.launched if "_128x" in symbol or "_fold" in symbol)
+    assert all("turned" not in symbol for symbol in launched if "_128x" in symbol or "_fold" in symbol)
 
 
 def kernels_of(plan: DevicePlan, turned: str) -> tuple[KernelOp, KernelOp]:
@@ -79,22 +67,12 @@ def kernels_of(plan: DevicePlan, turned: str) -> tuple[KernelOp, KernelOp]:
     return few, next(each for symbol, each in kernels.items() if symbol.startswith(f"{name}_128x"))
 
 
-def buffers_of(kernel: KernelOp, tokens: int) -> list[Array]:
-    """Whole numbers so small that every sum of products is exact, in any order."""
-    random = np.random.default_rng(3)
-    made = []
-    for buffer in kernel.buffers:
-        shape = [tokens if size < 0 else size for size in buffer.type.get_shape()]  # type: ignore[attr-defined]
-        made.append(random.integers(-3, 4, shape).astype(numpy_dtype(element_name(buffer.type))))
-    return made
-
-
 @pytest.mark.parametrize("tokens", [1, 11, 16])
 def test_both_ways_give_the_same_numbers(tokens: int, tmp_path: Path) -> None:
     few, many = kernels_of(plan_of("bf16"), "16")
     counts = {"tokens": tokens, "logit_rows": tokens}
-    results = [run_in_numpy(kernel, buffers_of(kernel, tokens), **counts)[-1] for kernel in (few, many)]
-    results.append(run_in_triton(few, buffers_of(few, tokens), tmp_path, **counts)[-1])
+    results = [run_in_numpy(kernel, whole_numbers(kernel, tokens), **counts)[-1] for kernel in (few, many)]
+    results.append(run_in_triton(few, whole_numbers(few, tokens), tmp_path, **counts)[-1])
     for found in results[1:]:
         np.testing.assert_array_equal(found, results[0])
 
