@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tessera.cli.output import print_json
+from tessera.cli.tuning_report import print_counts
 
 if TYPE_CHECKING:
     from tessera_compiler.autotune.device_tuner import DeviceMeasurement, DeviceTuningResult
@@ -151,12 +152,8 @@ def _shape(blocking: DeviceBlocking) -> str:
 def _print_result(result: DeviceTuningResult, path: Path) -> None:
     for key, why in result.failed.items():
         print(f"{key} was not tuned: {why}")
-    if not result.measured and not result.left and not result.failed:
-        print(f"All {len(result.hits)} kernels are in {path.parent}; nothing was measured.")
-    else:
-        print(f"{len(result.measured)} kernels measured, {len(result.hits)} found; kept in {path}.")
-    if result.left:
-        print(f"{len(result.left)} kernels keep their defaults. Run again with a larger --budget: what is kept stays.")
+    counts = (len(result.hits), len(result.measured), len(result.left))
+    print_counts(*counts, path, found_in=path.parent, failed=len(result.failed))
 
 
 def _result_dict(

@@ -33,12 +33,17 @@ def print_result(result: TuningResult, path: Path, entries: Mapping[str, TunedEn
     if explain:
         for measurement in result.measured:
             _explain(measurement)
-    if not result.measured and not result.left:
-        print(f"All {len(result.hits)} kernels are in {path}; nothing was measured.")
+    print_counts(len(result.hits), len(result.measured), len(result.left), path, found_in=path)
+
+
+def print_counts(hits: int, measured: int, left: int, path: Path, *, found_in: Path, failed: int = 0) -> None:
+    """How a tuning ended: kernels that were in the cache, at `found_in`, those now kept in `path`, those left."""
+    if not measured and not left and not failed:
+        print(f"All {hits} kernels are in {found_in}; nothing was measured.")
     else:
-        print(f"{len(result.measured)} kernels measured, {len(result.hits)} found; kept in {path}.")
-    if result.left:
-        print(f"{len(result.left)} kernels keep their defaults. Run again with a larger --budget: what is kept stays.")
+        print(f"{measured} kernels measured, {hits} found; kept in {path}.")
+    if left:
+        print(f"{left} kernels keep their defaults. Run again with a larger --budget: what is kept stays.")
 
 
 def result_dict(
