@@ -29,14 +29,14 @@ install: $(STAMP) ## make the virtual environment
 demo: $(STAMP) ## get SmolLM2, pack it, ask it a question
 	$(BIN)/python tools/demo.py
 
-test: lint check-docs check-install test-fast test-slow ## everything that CI runs
+# In this order, so that what comes before the last shows that nothing else needs Triton.
+test: lint check-docs check-install test-fast test-slow test-triton ## everything that CI runs
 
 test-fast: $(STAMP) ## tests that need no model, under 3 minutes
 	$(BIN)/python -m pytest -m "not slow" -q -n 2 --dist loadfile
 
-test-triton: $(STAMP) ## install Triton (641 MB), compile and interpret every kernel for GPUs
-	$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[triton]'
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/devices
+test-triton: $(STAMP) ## compile and interpret every kernel for GPUs, with Triton (641 MB) in a folder of its own
+	$(BIN)/python tools/run_triton_tests.py -q -n 2 --dist loadfile tests/devices
 
 test-slow: $(STAMP) ## tests with the real SmolLM2
 	$(BIN)/python tools/fetch_smollm2.py

@@ -41,6 +41,8 @@ class Capabilities:
     """Targets of a package that this runtime executes, the fastest first."""
     abis: tuple[int, ...]
     """Program ABIs it reads (docs/spec/program.md)."""
+    gpu_abis: tuple[int, ...]
+    """Those of programs for GPUs (docs/spec/program-gpu.md)."""
     formats: tuple[int, ...]
     """Package formats it reads (docs/spec/tspkg.md)."""
     numerics: tuple[str, ...]
@@ -63,7 +65,8 @@ class Capabilities:
         return asdict(self)
 
     def runs(self, module: Module) -> bool:
-        """Whether a package that `server.load_package` opened has a target and a class for this machine."""
+        """Whether a package that `server.load_package` opened has a target and a class for this machine. Whether there
+        is memory enough is another question: `tessera plan`."""
         return target_for(module) is not None
 
 
@@ -81,6 +84,7 @@ def capabilities() -> Capabilities:
         features=tuple(facts["features"]),
         backends=tuple(facts["backends"]),
         abis=tuple(facts["abis"]),
+        gpu_abis=tuple(facts["gpu_abis"]),
         formats=tuple(facts["formats"]),
         numerics=tuple(facts["numerics"]),
         cores=facts["cores"],
@@ -102,6 +106,7 @@ def target_for(module: Module) -> tuple[str, str] | None:
     from tessera_runtime.errors import TargetUnavailable
     from tessera_runtime.executor.cpu.processor import choose_class, read_processor
     from tessera_runtime.executor.gpu.discovery import found_devices
+    from tessera_runtime.executor.gpu.opening import runnable_program
     from tessera_runtime.executor.gpu.targets import fitting_targets
     from tessera_runtime.loading import PREFERENCE
     from tessera_runtime.package.gpu_program_check import is_gpu_target
@@ -111,6 +116,10 @@ def target_for(module: Module) -> tuple[str, str] | None:
     if any(is_gpu_target(name) for name in names):
         for device in found_devices():
             for fit in fitting_targets(device, names):
+                try:
+                    runnable_program(device, fit, module)
+                except TargetUnavailable:
+                    continue
                 return fit.target, ""
     for name in PREFERENCE:
         if module.manifest.target(name) is None:

@@ -197,37 +197,10 @@ class App:
 
     def _settings(self, host: str | None, port: int | None) -> Settings:
         from tessera_runtime.configuration import Configuration, ServerEnvironment
-        from tessera_runtime.server.settings import (
-            ModelSettings,
-            Settings,
-            check_security,
-            override,
-            read_api_keys,
-            read_settings,
-        )
+        from tessera_runtime.server.settings import ModelSettings, gather_settings, override
 
-        environment, process = ServerEnvironment.from_environment(), Configuration.from_environment()
-        settings, auth = Settings(), "none"
-        path = self._config or environment.config
-        if path is not None:
-            settings, auth = read_settings(path)
-        keys = [environment.api_key] if environment.api_key else []
-        if environment.api_key_file is not None:
-            keys += read_api_keys(environment.api_key_file)
-        settings = override(
-            settings,
-            host=environment.host,
-            port=environment.port,
-            threads=process.threads,
-            target=process.target,
-            max_batch_tokens=environment.max_batch_tokens,
-            max_model_len=environment.max_model_len,
-            max_queue=environment.max_queue,
-            kv_memory=environment.kv_memory,
-            log_level=process.log_level,
-            api_keys=tuple(keys) or None,
-        )
-        settings = override(settings, **self._given)
+        environment = ServerEnvironment.from_environment()
+        settings = gather_settings(self._config, environment, Configuration.from_environment(), **self._given)
         settings = override(settings, host=host, port=port)
         models = [
             *settings.models,
@@ -237,10 +210,9 @@ class App:
             raise ApplicationInvalid(
                 "The application has no model.", hint="Register one with @app.model(path), or name one in tis.yaml."
             )
-        inactive = (*settings.inactive, *check_security(auth, settings.api_keys))
-        for sentence in (*environment.misspelt, *(f"Not yet active: {each}." for each in inactive)):
+        for sentence in (*environment.misspelt, *(f"Not yet active: {each}." for each in settings.inactive)):
             warnings.warn(sentence, stacklevel=3)
-        return replace(settings, models=tuple(models), inactive=inactive)
+        return replace(settings, models=tuple(models))
 
     def _load(self, name: str) -> Path:
         path, load = self._models[name]

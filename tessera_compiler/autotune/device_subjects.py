@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from xdsl.dialects.builtin import ModuleOp
 
 from tessera_compiler.graph import dialect as graph
-from tessera_compiler.graph.evaluator import entry_function
 from tessera_compiler.graph.types import rows_of, type_of
 from tessera_compiler.schedule import dialect as schedule
 from tessera_compiler.schedule.device_blocking import DeviceBlocking, device_schedule_key, form_of_product
+from tessera_compiler.schedule.linear_maps import linear_groups, matmul_in
 from tessera_compiler.schedule.passes.plan_device_tiles import PlanDeviceTiles, device_blockings_of, device_splits_of
 from tessera_compiler.schedule.passes.plan_tiles import output_panels, panels_together
 from tessera_compiler.tile.lowering.lower import source_of
@@ -62,10 +62,9 @@ def device_subjects_of(modules: Iterable[ModuleOp], target: str) -> list[DeviceS
     by_key: dict[str, dict[str, list[schedule.GroupOp]]] = {}
     for module in modules:
         PlanDeviceTiles((target,)).apply(module)
-        for group in entry_function(module).body.block.ops:
-            if isinstance(group, schedule.GroupOp) and group.kind.data == "linear":
-                body = " ".join(op.name for op in group.body.block.ops)
-                by_key.setdefault(_key(group, target), {}).setdefault(body, []).append(group)
+        for group in linear_groups(module):
+            body = " ".join(op.name for op in group.body.block.ops)
+            by_key.setdefault(_key(group, target), {}).setdefault(body, []).append(group)
     found = [
         _subject(key, target, max(bodies.values(), key=len)[0], sum(map(len, bodies.values())))
         for key, bodies in by_key.items()
@@ -74,7 +73,7 @@ def device_subjects_of(modules: Iterable[ModuleOp], target: str) -> list[DeviceS
 
 
 def _subject(key: str, target: str, group: schedule.GroupOp, launches: int) -> DeviceSubject:
-    product = _product(group)
+    product = matmul_in(group)
     weight = type_of(product.arguments[1])
     outputs, depth = weight.get_shape()
     return DeviceSubject(
@@ -97,7 +96,7 @@ def _subject(key: str, target: str, group: schedule.GroupOp, launches: int) -> D
 
 
 def _key(group: schedule.GroupOp, target: str) -> str:
-    product = _product(group)
+    product = matmul_in(group)
     outputs, depth = type_of(product.arguments[1]).get_shape()
     form = form_of_product(product)
     return device_schedule_key(target, form, outputs, depth, _parts(group), panels_together(group))
@@ -105,7 +104,3 @@ def _key(group: schedule.GroupOp, target: str) -> str:
 
 def _parts(group: schedule.GroupOp) -> int:
     return max(1, sum(isinstance(op, graph.SliceOp) for op in group.body.block.ops))
-
-
-def _product(group: schedule.GroupOp) -> schedule.MatmulOp:
-    return next(op for op in group.body.block.ops if isinstance(op, schedule.MatmulOp))

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
 
-from tessera_compiler.graph.evaluator import entry_function
 from tessera_compiler.graph.types import rows_of, type_of
 from tessera_compiler.schedule import dialect as schedule
+from tessera_compiler.schedule.linear_maps import linear_groups, matmul_in
 from tessera_compiler.schedule.passes.plan_tiles import (
     element_of,
     form_of,
@@ -51,17 +51,16 @@ def subjects_of(modules: Iterable[ModuleOp], cpu_class: str) -> list[Subject]:
     """The kernels of planned programs whose blocking can be chosen, the most worthwhile first."""
     by_key: dict[str, dict[str, list[schedule.GroupOp]]] = {}
     for module in modules:
-        for group in entry_function(module).body.block.ops:
-            if isinstance(group, schedule.GroupOp) and group.kind.data == "linear":
-                weight = type_of(_product(group).arguments[1])
-                outputs, depth = weight.get_shape()
-                key = schedule_key(cpu_class, element_of(_product(group)), outputs, depth, form_of(group))
-                body = " ".join(op.name for op in group.body.block.ops)
-                by_key.setdefault(key, {}).setdefault(body, []).append(group)
+        for group in linear_groups(module):
+            weight = type_of(matmul_in(group).arguments[1])
+            outputs, depth = weight.get_shape()
+            key = schedule_key(cpu_class, element_of(matmul_in(group)), outputs, depth, form_of(group))
+            body = " ".join(op.name for op in group.body.block.ops)
+            by_key.setdefault(key, {}).setdefault(body, []).append(group)
     found = []
     for key, bodies in by_key.items():
         most = max(bodies.values(), key=len)
-        product = _product(most[0])
+        product = matmul_in(most[0])
         weight = type_of(product.arguments[1])
         outputs, depth = weight.get_shape()
         found.append(
@@ -93,7 +92,3 @@ def weight_bytes(subject: Subject) -> int:
     """Of its matrix, about."""
     bits = {"f32": 32, "bf16": 16, "u8": 8, "u4": 4}[subject.element]
     return math.ceil(subject.outputs * subject.depth * bits / 8)
-
-
-def _product(group: schedule.GroupOp) -> schedule.MatmulOp:
-    return next(op for op in group.body.block.ops if isinstance(op, schedule.MatmulOp))

@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from tessera_compiler.schedule.device_blocking import FORMS, DeviceBlocking, broken_rule
-from tessera_compiler.schedule.tuned_cache import InvalidTuning, entries_text
+from tessera_compiler.schedule.tuned_cache import InvalidTuning, entries_text, was_of
 
+KERNELS = 1
+"""Which kernels of products for devices are measured now. Who changes them (`tile/lowering/device_linear.py`, and how
+`targets/triton` writes its kernels) so that another blocking may be the fastest adds one: what was measured before then
+counts as not there."""
 LEAST_EXTENT = 16
 _KEY = re.compile(r"(?P<target>[a-z0-9-]+)/matmul/(?P<form>\w+)/\d+x\d+(/parts\d+)?(/groups\d+)?")
 _NAMES = tuple(field.name for field in fields(DeviceBlocking))[1:]
@@ -40,10 +44,10 @@ def load_device_tuned(cache: Path, targets: Sequence[str]) -> dict[str, tuple[De
 
 
 def read_device_tuned(path: Path, target: str) -> dict[str, DeviceTunedEntry]:
-    """The entries of one file; none if it is not there. Raises `InvalidTuning`."""
+    """The entries of one file that hold for the kernels of now; none if it is not there. Raises `InvalidTuning`."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-        return {key: _entry(target, key, value) for key, value in entries.items()}
+        return {key: _entry(target, key, value) for key, value in entries.items() if was_of(value, KERNELS)}
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
@@ -56,7 +60,8 @@ def read_device_tuned(path: Path, target: str) -> dict[str, DeviceTunedEntry]:
 def device_tuned_text(entries: Mapping[str, DeviceTunedEntry]) -> str:
     """The text of a file: one line for each key, in order, so that a difference shows what was tuned anew."""
     return entries_text(
-        {key: ([each.listed() for each in entry.blockings], entry.microseconds) for key, entry in entries.items()}
+        {key: ([each.listed() for each in entry.blockings], entry.microseconds) for key, entry in entries.items()},
+        KERNELS,
     )
 
 

@@ -17,6 +17,11 @@ from tessera_compiler.schedule.physical import padded_rows
 SHIPPED = (Path(__file__).parents[2] / "autotune_cache", Path(__file__).parents[1] / "autotune_cache")
 """Where the cache lies: in a checkout, and in an installed package."""
 
+KERNELS = 2
+"""Which kernels of products for processors are measured now. Who changes them (`tile/lowering/linear.py`, and how
+`targets/cpu` makes machine code of it) so that another blocking may be the fastest adds one: what was measured before
+then counts as not there."""
+
 _NUMBER = "[1-9][0-9]{0,8}"
 _KEY = re.compile(
     rf"[a-z0-9-]+/matmul/[a-z0-9]+/(?P<outputs>{_NUMBER})x{_NUMBER}"
@@ -56,10 +61,10 @@ def load_tuned(cache: Path, target: str) -> dict[str, tuple[Blocking, ...]]:
 
 
 def read_tuned(path: Path) -> dict[str, TunedEntry]:
-    """The entries of one file; none if it is not there. Raises `InvalidTuning`."""
+    """The entries of one file that hold for the kernels of now; none if it is not there. Raises `InvalidTuning`."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-        return {key: _entry(key, value) for key, value in entries.items()}
+        return {key: _entry(key, value) for key, value in entries.items() if was_of(value, KERNELS)}
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
@@ -75,18 +80,28 @@ def tuned_text(entries: Mapping[str, TunedEntry]) -> str:
         {
             key: ([listed(blocking) for blocking in entry.blockings], entry.microseconds)
             for key, entry in entries.items()
-        }
+        },
+        KERNELS,
     )
 
 
-def entries_text(entries: Mapping[str, tuple[list[list[int | None]], Mapping[int, float]]]) -> str:
+def was_of(value: Any, kernels: int) -> bool:
+    """Whether an entry, as a file has it, was measured with these kernels."""
+    # The first entries do not say; they were of the first kernels.
+    number = value.get("kernels", 1) if isinstance(value, dict) else 1
+    if type(number) is not int or number < 1:
+        raise ValueError(f"'kernels' is a number from 1 on; found {number!r}")
+    return number == kernels
+
+
+def entries_text(entries: Mapping[str, tuple[list[list[int | None]], Mapping[int, float]]], kernels: int) -> str:
     """Blockings and microseconds by key as a file has them: one line for each key, in order, so that a difference shows
-    what was tuned anew."""
+    what was tuned anew. All are of the same `kernels`."""
     lines = []
     for key in sorted(entries, key=_natural):
         blockings, times = entries[key]
         microseconds = {str(rows): float(f"{value:.3g}") for rows, value in sorted(times.items())}
-        value = json.dumps({"blockings": blockings, "microseconds": microseconds})
+        value = json.dumps({"kernels": kernels, "blockings": blockings, "microseconds": microseconds})
         lines.append(f"{json.dumps(key)}: {value}")
     return "{\n" + ",\n".join(lines) + "\n}\n"
 

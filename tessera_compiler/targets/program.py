@@ -21,7 +21,7 @@ from tessera_compiler.schedule.views import row_shape
 from tessera_compiler.tile.lowering.chunk_sizes import partial_bytes
 from tessera_compiler.tile.lowering.context import CacheLayer, CachePlan, GroupArguments
 
-ABI = 2
+ABI = 3
 INPUTS = ("token_ids", "positions", "logit_rows", "sequences", "block_tables")
 """The function's arguments, in order."""
 

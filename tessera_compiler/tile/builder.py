@@ -119,7 +119,7 @@ class KernelBuilder:
         )
 
     def load_packed(
-        self, buffer: SSAValue, n0: SSAValue, k0: SSAValue, shape: tuple[int, int], *, ahead: bool = False
+        self, buffer: SSAValue, n0: SSAValue, k0: SSAValue, shape: tuple[int, int], *, ahead: int | None = None
     ) -> SSAValue:
         return self._insert(dialect.LoadPackedOp(buffer, n0, k0, shape, ahead=ahead))
 

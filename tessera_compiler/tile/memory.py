@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from xdsl.dialects.builtin import IndexType, IntegerAttr, MemRefType, UnitAttr, VectorType
+from xdsl.dialects.builtin import IndexType, IntegerAttr, MemRefType, VectorType
 from xdsl.ir import Attribute, SSAValue
 from xdsl.irdl import (
     AttrSizedOperandSegments,
@@ -166,20 +166,23 @@ class LoadPackedOp(TileOperation):
     In memory, a panel of u4 is `[K/8, 16, 4]` bytes: byte j of the four holds the elements of k = j in its low half
     and of k = 4 + j in its high half. A tile of u4 may only be the right operand of `tile.dot`.
 
-    `ahead` has no meaning for values: it says that the next panels will be wanted soon.
+    `ahead` has no meaning for values: it says that the outputs which lie behind this tile's will be wanted soon, and
+    is how many of them, in the part of the weight that this tile is of, the instance still reads itself.
     """
 
     name = "tile.load_packed"
     buffer = operand_def(MemRefType)
     n0 = operand_def(IndexType)
     k0 = operand_def(IndexType)
-    ahead = opt_attr_def(UnitAttr)
+    ahead = opt_attr_def(IntegerAttr)
     result = result_def(VectorType)
 
-    def __init__(self, buffer: SSAValue, n0: SSAValue, k0: SSAValue, shape: tuple[int, int], *, ahead: bool = False):
+    def __init__(
+        self, buffer: SSAValue, n0: SSAValue, k0: SSAValue, shape: tuple[int, int], *, ahead: int | None = None
+    ):
         super().__init__(
             operands=[buffer, n0, k0],
-            attributes={"ahead": UnitAttr() if ahead else None},
+            attributes={"ahead": None if ahead is None else integer(ahead)},
             result_types=[tile_type(*shape, element_name(buffer.type))],
         )
 

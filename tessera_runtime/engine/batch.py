@@ -40,12 +40,14 @@ class BatchBuilder:
             counts.append(count)
             starts.append(start)
             seats.append(sequence.seat)
-        of_tokens = np.repeat(np.arange(len(plan), dtype=np.int32), counts)
-        first = np.cumsum(counts) - counts
-        positions = np.arange(len(ids)) + (np.array(starts) - first)[of_tokens]
+        of_tokens, positions = np.arange(len(plan), dtype=np.int32), np.array(starts, np.int32)
+        if len(ids) > len(plan):
+            first = np.cumsum(counts, dtype=np.int32) - np.array(counts, np.int32)
+            of_tokens = np.repeat(of_tokens, counts)
+            positions = np.arange(len(ids), dtype=np.int32) + (positions - first)[of_tokens]
         return StepBatch(
             token_ids=np.array(ids, np.int32),
-            positions=positions.astype(np.int32),
+            positions=positions,
             sequences=of_tokens,
             block_tables=np.ascontiguousarray(self._tables[seats, :width]),
             logit_rows=np.array(rows, np.int32),

@@ -24,7 +24,7 @@ from tessera_runtime.executor.interface import (
     StepBatch,
     StepOutput,
     WeighingExecutor,
-    run_step,
+    runner_of,
 )
 from tessera_runtime.kvcache.block_pool import BlockPool
 from tessera_runtime.sampling.errors import LogitsNotFinite
@@ -54,7 +54,7 @@ class EngineCore:
 
     def __init__(self, executor: Executor, limits: EngineLimits) -> None:
         of_program = executor.limits
-        self._executor = executor
+        self._run_step = runner_of(executor)
         faster = executor if isinstance(executor, WeighingExecutor) else None
         self._weigh, self._row_sampler = (faster.weigh, faster.row_sampler) if faster else (None, None)
         self._limits = ExecutorLimits(
@@ -177,7 +177,7 @@ class EngineCore:
     def _execute(self, batch: StepBatch) -> StepOutput:
         started = time.perf_counter()
         try:
-            return run_step(self._executor, batch)
+            return self._run_step(batch)
         finally:
             self._executor_seconds += time.perf_counter() - started
 

@@ -50,28 +50,36 @@ def check_batch(batch: StepBatch, limits: ExecutorLimits, blocks: int, seats: in
             hint="Pack the model with a larger --max-model-len.",
         )
     _check_range("positions", positions, limits.max_model_len)
-    if np.any((batch.sequences[1:] == batch.sequences[:-1]) & (positions[1:] <= positions[:-1])):
+    if tokens > 1 and np.any((batch.sequences[1:] == batch.sequences[:-1]) & (positions[1:] <= positions[:-1])):
         raise StepInvalid("The tokens of a sequence must stand in ascending position.")
     _check_tables(batch, limits.block_tokens, blocks)
 
 
 def _check_tables(batch: StepBatch, block_tokens: int, blocks: int) -> None:
     tables = batch.block_tables
+    width, furthest = tables.shape[1], int(batch.positions.max())
+    if furthest // block_tokens >= width:
+        raise StepInvalid(
+            f"The block tables have {width} entries per sequence, and position {furthest} needs entry "
+            f"{furthest // block_tokens}."
+        )
+    if not _reach_past(tables, blocks):
+        return
+    # Entries behind a sequence's last are not read, and may be anything.
     last = np.full(len(tables), -1, np.int32)
     np.maximum.at(last, batch.sequences, batch.positions // block_tokens)
-    width = tables.shape[1]
-    if int(last.max()) >= width:
-        raise StepInvalid(
-            f"The block tables have {width} entries per sequence, and position {int(batch.positions.max())} needs "
-            f"entry {int(last.max())}."
-        )
     read = tables[np.arange(width, dtype=np.int32) <= last[:, None]]
     if len(read) and not 0 <= int(read.min()) <= int(read.max()) < blocks:
         wrong = int(read.min()) if read.min() < 0 else int(read.max())
         raise StepInvalid(f"The block tables name block {wrong}, and the cache has blocks 0 to {blocks - 1}.")
 
 
+def _reach_past(values: NDArray[np.int32], end: int) -> bool:
+    """Whether any lies outside of 0 to `end` - 1. Seen as unsigned, negative numbers are the largest."""
+    return values.size > 0 and int(np.maximum.reduce(values.view(np.uint32), axis=None)) >= end
+
+
 def _check_range(name: str, values: NDArray[np.int32], end: int, start: int = 0) -> None:
-    if len(values) and not start <= int(values.min()) <= int(values.max()) < end:
+    if _reach_past(values if start == 0 else values - np.int32(start), end - start):
         wrong = int(values.min()) if values.min() < start else int(values.max())
         raise StepInvalid(f"A step's {name} must lie in {start} to {end - 1}, and {wrong} does not.")

@@ -121,6 +121,6 @@ class WeighingExecutor(Protocol):
     def row_sampler(self) -> RowSampler | None: ...
 
 
-def run_step(executor: Executor, batch: StepBatch) -> StepOutput:
-    """One step by the shortest way that the executor has."""
-    return executor.run(batch) if isinstance(executor, LendingExecutor) else StepOutput(executor.step(batch))
+def runner_of(executor: Executor) -> Callable[[StepBatch], StepOutput]:
+    """What makes a step by the shortest way that the executor has."""
+    return executor.run if isinstance(executor, LendingExecutor) else lambda batch: StepOutput(executor.step(batch))

@@ -7,11 +7,11 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from tessera_runtime.abi import GPU_ABIS, SUPPORTED_ABIS
 from tessera_runtime.executor.cpu.processor import physical_cores, read_processor, usable_cores
 from tessera_runtime.executor.gpu.discovery import found_devices
 from tessera_runtime.loading import PREFERENCE
 from tessera_runtime.package.manifest import READABLE_FORMATS
-from tessera_runtime.package.reader import SUPPORTED_ABIS
 
 LEVELS = {
     "x86-64-v3": frozenset({"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe", "abm"}),
@@ -48,6 +48,7 @@ def capabilities() -> dict[str, Any]:
         ],
         "formats": list(READABLE_FORMATS),
         "abis": list(SUPPORTED_ABIS),
+        "gpu_abis": list(GPU_ABIS),
         "numerics": ["deterministic"],
         "system": platform.system().lower(),
         "page_bytes": os.sysconf("SC_PAGE_SIZE"),

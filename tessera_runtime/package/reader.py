@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tessera_runtime.abi import GPU_ABIS, SUPPORTED_ABIS
 from tessera_runtime.errors import (
     AbiMismatch,
     DigestMismatch,
@@ -33,9 +34,6 @@ from tessera_runtime.package.manifest import Manifest, read_manifest
 from tessera_runtime.package.paths import MANIFEST, MAX_PATH_LENGTH, check_path, program_path, shard_path
 from tessera_runtime.package.safetensors_reader import SafetensorsFile
 from tessera_runtime.package.strict_yaml import MAX_BYTES
-
-SUPPORTED_ABIS = (1, 2)
-"""The ABIs of programs that this runtime runs: its own and the two before it, as far as they exist."""
 
 WEIGHT_ALIGNMENT = 64
 """Every tensor of a package starts at a multiple of this, so that kernels may load whole vectors."""
@@ -102,10 +100,10 @@ class Package:
             raise ProgramInvalid(f"{path!r} is not JSON.", hint=_GET_AGAIN) from None
         if not isinstance(program, dict):
             raise ProgramInvalid(f"{path!r} should hold one JSON object.", hint=_GET_AGAIN)
-        abi = program.get("abi")
-        if type(abi) is not int or abi not in SUPPORTED_ABIS:
+        abi, abis = program.get("abi"), _abis(target)
+        if type(abi) is not int or abi not in abis:
             raise AbiMismatch(
-                f"The program {path!r} has ABI {abi!r}; this runtime runs {_listed(SUPPORTED_ABIS)}.",
+                f"The program {path!r} has ABI {abi!r}; this runtime runs {_listed(abis)}.",
                 hint="Pack the model again with this Tessera, or install the one that packed it.",
             )
         if entry.abi != abi:
@@ -205,6 +203,12 @@ def _walk(root: Path, prefix: str = "") -> Iterator[tuple[str, int]]:
             if not stat.S_ISREG(status.st_mode):
                 raise UnsafePath(f"{name!r} in the package {root.name!r} is neither a file nor a folder.")
             yield name, status.st_size
+
+
+def _abis(target: str) -> tuple[int, ...]:
+    from tessera_runtime.package.gpu_program_check import is_gpu_target
+
+    return GPU_ABIS if is_gpu_target(target) else SUPPORTED_ABIS
 
 
 def _listed(values: tuple[int, ...]) -> str:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from tessera_runtime.configuration import Configuration, ServerEnvironment
 from tessera_runtime.errors import ManifestInvalid
 from tessera_runtime.package.sizes import parse_size
 from tessera_runtime.package.strict_yaml import load_strict
@@ -184,6 +185,42 @@ def check_security(auth: str, api_keys: tuple[str, ...]) -> tuple[str, ...]:
             "security.auth is 'api_key', but there is no key.", hint="Give --api-key-file or security.api_key_file."
         )
     return (f"security.auth: {auth} (API keys protect the server instead)",) if auth in ("oidc", "mtls") else ()
+
+
+def gather_settings(
+    config: Path | None, environment: ServerEnvironment, process: Configuration, **given: Any
+) -> Settings:
+    """All that a server is told: `given` by flags or arguments goes before the environment, that before the file.
+
+    Raises ConfigurationInvalid or NotYetActive, also for a protection that would be missing.
+    """
+    settings, auth = Settings(), "none"
+    path = config or environment.config
+    if path is not None:
+        settings, auth = read_settings(path)
+    settings = override(
+        settings,
+        host=environment.host,
+        port=environment.port,
+        threads=process.threads,
+        target=process.target,
+        max_batch_tokens=environment.max_batch_tokens,
+        max_model_len=environment.max_model_len,
+        max_queue=environment.max_queue,
+        kv_memory=environment.kv_memory,
+        log_level=process.log_level,
+    )
+    if given.get("api_keys") is None:
+        given["api_keys"] = api_keys_of(environment.api_key, environment.api_key_file)
+    settings = override(settings, **given)
+    return replace(settings, inactive=(*settings.inactive, *check_security(auth, settings.api_keys)))
+
+
+def api_keys_of(key: str | None, file: Path | None) -> tuple[str, ...] | None:
+    """A key and those of a file; None if there is neither."""
+    if key is None and file is None:
+        return None
+    return (*((key,) if key else ()), *(read_api_keys(file) if file else ()))
 
 
 def read_api_keys(path: Path) -> tuple[str, ...]:

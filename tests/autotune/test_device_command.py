@@ -15,6 +15,7 @@ from benchmarks.gpu_models import TINY, write_config
 from tessera.cli.main import main
 from tessera_compiler.autotune import device_trial, device_tuner
 from tessera_compiler.autotune.device_candidates import device_candidates
+from tessera_compiler.schedule import device_tuned_cache
 from tessera_compiler.schedule.device_blocking import DeviceBlocking
 from tessera_compiler.schedule.device_tuned_cache import read_device_tuned
 from tessera_compiler.targets.triton import toolchain
@@ -70,7 +71,9 @@ def ended(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, s
     return run
 
 
-def test_a_second_run_is_all_hits(config: Path, tmp_path: Path, host: list[FakeDriver], ended: Any) -> None:
+def test_a_second_run_is_all_hits(
+    config: Path, tmp_path: Path, host: list[FakeDriver], ended: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = tmp_path / "cache"
     options = (config, "--target", TARGET, "--cache", cache)
     code, out, _ = ended(*options, "--explain")
@@ -90,6 +93,8 @@ def test_a_second_run_is_all_hits(config: Path, tmp_path: Path, host: list[FakeD
     found = json.loads(out)
     assert sorted(kernel["state"] for kernel in found["kernels"]) == ["hit"] * 4 + ["measured"]
     assert path.read_text() == text
+    monkeypatch.setattr(device_tuned_cache, "KERNELS", 2)
+    assert ended(*options)[0] == 0 and path.read_text().count('"kernels": 2') == 5
 
 
 def test_the_device_must_be_there(

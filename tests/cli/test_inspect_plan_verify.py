@@ -86,7 +86,7 @@ def say_there_is_a_gpu_target(package: Path, *, with_its_memory: bool = True) ->
     )
     changed = msgspec.structs.replace(
         manifest,
-        targets=(*manifest.targets, Target(name="cuda-sm90", abi=1, classes=())),
+        targets=(*manifest.targets, Target(name="cuda-sm90", abi=2, classes=())),
         memory=msgspec.structs.replace(manifest.memory, devices={"cuda-sm90": memory} if with_its_memory else {}),
         files=tuple(sorted([*manifest.files, entry], key=lambda each: each.path)),
     )
@@ -268,6 +268,6 @@ def test_a_target_the_package_or_the_runtime_lacks_is_named(package: Path, tmp_p
 
 def test_version_names_what_it_reads(run: Run) -> None:
     value = run("version", "--json").json
-    assert list(value) == ["tessera", "formats", "abis", "python", "machine"]
-    assert value["abis"] == [1, 2]
+    assert list(value) == ["tessera", "formats", "abis", "gpu_abis", "python", "machine"]
+    assert value["abis"] == [1, 2, 3] and value["gpu_abis"] == [2]
     assert "package formats read" in run("version").out

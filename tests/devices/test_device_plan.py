@@ -15,6 +15,7 @@ from tessera_compiler.errors import UnsupportedModel
 from tessera_compiler.graph.evaluator import entry_function
 from tessera_compiler.graph.types import type_of
 from tessera_compiler.module import WeightRecipe, merge_recipes
+from tessera_compiler.schedule import device_tuned_cache
 from tessera_compiler.schedule.device_blocking import (
     TURNED,
     WARP_GROUP_TARGETS,
@@ -26,7 +27,7 @@ from tessera_compiler.schedule.device_blocking import (
 from tessera_compiler.schedule.device_tuned_cache import load_device_tuned
 from tessera_compiler.schedule.dialect import GroupOp, MatmulOp, WeightOp, element_name
 from tessera_compiler.schedule.passes.plan_device_tiles import device_blockings_of
-from tessera_compiler.schedule.tuned_cache import InvalidTuning
+from tessera_compiler.schedule.tuned_cache import InvalidTuning, shipped_cache
 from tessera_compiler.targets.program import ProgramLimits
 from tessera_compiler.targets.triton import toolchain
 from tessera_compiler.targets.triton.architectures import ARCHITECTURES, UnknownTarget, architecture_of
@@ -257,6 +258,18 @@ def test_measured_schedules_are_read(tmp_path: Path) -> None:
     assert [each.listed() for each in blockings] == [[*entry[0], 0], entry[1], [*entry[2], 0, 0]]
 
 
+def test_what_was_measured_of_other_kernels_counts_as_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blockings = [[None, 128, 64, 64, 8, 3]]
+    would_be_wrong = {EIGHT_BITS: {"kernels": 2, "blockings": [[None, 16, 32, 128, 4, 4]]}}
+    cache = write_tuning(tmp_path, {KEY: {"kernels": 1, "blockings": blockings}, **would_be_wrong})
+    assert load_device_tuned(cache, ("cuda-sm90",)).keys() == {KEY}
+    assert load_device_tuned(shipped_cache(), ("cuda-sm90",))
+    monkeypatch.setattr(device_tuned_cache, "KERNELS", 3)
+    assert load_device_tuned(cache, ("cuda-sm90",)) == load_device_tuned(shipped_cache(), ("cuda-sm90",)) == {}
+
+
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
@@ -264,6 +277,7 @@ def test_measured_schedules_are_read(tmp_path: Path) -> None:
         ({KEY: [[None, 16, 48, 64, 4, 4]]}, "extents are powers of two"),
         ({KEY: [[None, 16, 32, 64, 0, 4]]}, "warps and stages are from 1 to 32"),
         ({KEY: [[None, 16]]}, "should map keys to lists"),
+        ({KEY: {"kernels": 0, "blockings": []}}, "'kernels' is a number from 1 on; found 0"),
         ({KEY: [[None, 64, 32, 64, 4, 4, 2]]}, "what follows the stages is 0 or 1"),
         ({EIGHT_BITS: [[None, 16, 32, 128, 4, 4]]}, "would change results: blocks have at least 64 rows"),
         ({"cuda-sm80/matmul/bf16/64x64": [[None, 16, 32, 64, 4, 4]]}, "a key reads cuda-sm90/matmul/"),

@@ -15,7 +15,7 @@ from replay import Mismatch, replay
 from toy_program import toy_program, write_code
 
 from tessera_pack.memory_plan import memory_plan
-from tessera_runtime.errors import ProgramInvalid, TesseraError
+from tessera_runtime.errors import AbiMismatch, ProgramInvalid, TesseraError
 from tessera_runtime.executor.gpu.arena_check import check_arena, sizes_to_try
 from tessera_runtime.executor.gpu.binding import LaunchBinder
 from tessera_runtime.executor.gpu.grid import StepSizes, evaluate_grid, parse_entry
@@ -127,6 +127,11 @@ REFUSED: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     (_set("limits", None), "an object under 'limits'"),
     (_set("graph_tokens", None), "cannot be read"),
 ]
+
+
+def test_a_program_of_another_abi_is_refused() -> None:
+    with pytest.raises(AbiMismatch, match=r"of ABI 1, and this runtime reads 2 for GPUs\. Pack the model again"):
+        read_program({**toy_program(), "abi": 1})
 
 
 @pytest.mark.parametrize(("change", "message"), REFUSED, ids=[message[:40] for _, message in REFUSED])

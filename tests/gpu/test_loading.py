@@ -38,6 +38,8 @@ def test_devices_run_their_own_code_before_any_other() -> None:
     assert fitting_targets(device(9, 0), targets) == [Fit("cuda-sm90", False), Fit("cuda-sm80", True)]
     assert fitting_targets(device(8, 9), targets) == [Fit("cuda-sm80", False)]
     assert fitting_targets(device(12, 0), targets)[0] == Fit("cuda-sm100", True)
+    # From 9.0 on, code runs on its own architecture alone.
+    assert fitting_targets(device(10, 3), targets)[0] == Fit("cuda-sm100", True)
     assert fitting_targets(device(7, 5), targets) == []
     amd = replace(H200, family="hip", architecture="gfx942")
     assert fitting_targets(amd, targets) == [Fit("hip-gfx942", False)]
@@ -54,7 +56,8 @@ class ToyPackage:
 
     @property
     def manifest(self) -> Any:
-        return SimpleNamespace(targets=[SimpleNamespace(name=name) for name in self.programs])
+        targets = {name: SimpleNamespace(name=name) for name in self.programs}
+        return SimpleNamespace(targets=list(targets.values()), target=targets.get)
 
     def program(self, target: str) -> dict[str, Any]:
         if target not in self.programs:
@@ -116,7 +119,8 @@ def test_what_the_machine_has_is_listed(package: ToyPackage, monkeypatch: pytest
 
 
 def test_a_device_goes_before_the_processor(package: ToyPackage, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine, notices = Machine(monkeypatch, H200), []
+    machine = Machine(monkeypatch, H200)
+    notices: list[str] = []
     executor = load(package, notices)
     assert executor.description == "cuda-sm90, NVIDIA H200, 141 GiB" and notices == []
     executor.close()
@@ -153,11 +157,35 @@ def test_a_device_that_cannot_be_used_is_spoken_of(package: ToyPackage, monkeypa
         load(package, notices, "cuda-sm90")
 
 
-def test_code_for_an_older_device_needs_ptx(package: ToyPackage, monkeypatch: pytest.MonkeyPatch) -> None:
-    Machine(monkeypatch, device(10, 0))
-    notices: list[str] = []
-    assert load(package, notices).description == "cpu"
-    assert "runs on no other architecture" in notices.pop()
+def test_what_a_machine_runs_is_what_loading_opens(package: ToyPackage, monkeypatch: pytest.MonkeyPatch) -> None:
+    del package.programs["cpu"]
+
+    def runs(found: Device) -> bool:
+        """As `Capabilities.runs` says, which must be what loading does."""
+        machine = Machine(monkeypatch, found)
+        monkeypatch.setattr(discovery, "open_driver", machine.open)
+        said = runtime.capabilities().runs(package)  # type: ignore[arg-type]
+        try:
+            load(package, []).close()
+        except TargetUnavailable:
+            assert not said
+        else:
+            assert said
+        assert all(driver.closed for driver in machine.drivers)
+        return said
+
+    new, old_driver = device(10, 0), replace(H200, driver_version=11080)
+    assert runs(H200) and not runs(new) and not runs(device(8, 0)) and not runs(old_driver)
+    assert not runs(replace(H200, warp_size=64))
+    add_ptx(package)
+    assert runs(H200) and runs(new) and not runs(device(8, 0))
+    assert runtime.target_for(package) is None  # type: ignore[arg-type]
+    package.programs["cuda-sm80"] = {**package.programs["cuda-sm90"], "target": "cuda-sm80"}
+    assert runtime.target_for(package) == ("cuda-sm80", "")  # type: ignore[arg-type]
+
+
+def add_ptx(package: ToyPackage) -> None:
+    """PTX beside all code, as far as its name says."""
     raw = package.programs["cuda-sm90"]
     folder = package.path / "tile_kernels" / "cuda-sm90"
     for index in range(2):
@@ -166,6 +194,14 @@ def test_code_for_an_older_device_needs_ptx(package: ToyPackage, monkeypatch: py
         (folder / name).write_bytes((folder / cubin["file"]).read_bytes())
         raw["modules"].append({**cubin, "file": name, "kind": "ptx"})
         cubin["fallback"] = 2 + index
+
+
+def test_code_for_an_older_device_needs_ptx(package: ToyPackage, monkeypatch: pytest.MonkeyPatch) -> None:
+    Machine(monkeypatch, device(10, 0))
+    notices: list[str] = []
+    assert load(package, notices).description == "cpu"
+    assert "runs on no other architecture" in notices.pop()
+    add_ptx(package)
     with load(package, notices) as executor:
         assert executor.description.startswith("cuda-sm90")
     assert "the driver compiles that of cuda-sm90" in notices.pop()

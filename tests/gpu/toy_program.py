@@ -51,7 +51,7 @@ def toy_program(max_tokens: int = 16, max_model_len: int = 64) -> dict[str, Any]
     }
     codes = [code_object(*list(PARAMETERS)[:5]), code_object(*list(PARAMETERS)[5:])]
     return {
-        "abi": 1,
+        "abi": 2,
         "target": "cuda-sm90",
         "driver": 12040,
         "warp_size": 32,

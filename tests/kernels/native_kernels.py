@@ -75,11 +75,12 @@ class NativeKernels:
         memories = [guarded(to_native(values, element)) for values, element in zip(buffers, elements, strict=True)]
         instances = math.prod(grid_size(entry, tokens, logit_rows, tiles) for entry in kernel.grid_entries)
         function = getattr(self._library, kernel.symbol)
-        function.argtypes = [ctypes.c_void_p] * len(memories) + [ctypes.c_int64] * 5
+        function.argtypes = [ctypes.c_void_p] * len(memories) + [ctypes.c_int64] * 6 + [ctypes.c_void_p]
         function.restype = None
         pointers = [memory.ctypes.data for memory in memories]
         for first, last in ((instances // 2, instances), (0, instances // 2)):
-            function(*pointers, tokens, logit_rows, table_width, first, last)
+            # What comes behind a portion is fetched ahead: memory that may not be read must do no harm there.
+            function(*pointers, tokens, logit_rows, table_width, first, last, last, None)
         return [from_native(memory, element) for memory, element in zip(memories, elements, strict=True)]
 
 

@@ -80,13 +80,15 @@ def example_manifest(**changes: Any) -> model.Manifest:
     return model.Manifest(**{**fields, **changes})
 
 
-def write_example(out: Path, *, program: dict[str, Any] | None = None, **changes: Any) -> Path:
-    """Writes the example package to `out`."""
+def write_example(out: Path, *, program: dict[str, Any] | None = None, target: str = "cpu", **changes: Any) -> Path:
+    """Writes the example package to `out`, with its program in the folder of `target`."""
     head = np.arange(512, dtype=np.uint8).reshape(2, 4, 16, 4)
     layout = SafetensorsLayout([TensorPlan("head", "u8", head.shape)])
     with PackageWriter(out) as writer:
         writer.write_text("graph_ir.tssa", "builtin.module {}\n")
-        writer.write_text("tile_kernels/cpu/program.json", json.dumps(program or example_program(), sort_keys=True))
+        writer.write_text(
+            f"tile_kernels/{target}/program.json", json.dumps(program or example_program(), sort_keys=True)
+        )
         writer.write_bytes("tile_kernels/cpu/x86-64-v3.so", b"\x7fELF" + bytes(60))
         writer.write_text("tokenizer/tokenizer.json", "{}")
         writer.write_text("assets/generation_config.json", "{}")

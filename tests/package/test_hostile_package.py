@@ -29,6 +29,7 @@ from tessera_runtime.errors import (
     UnsafePath,
     WeightsInvalid,
 )
+from tessera_runtime.package.manifest import Target
 from tessera_runtime.package.reader import open_package
 
 FILES = [
@@ -202,11 +203,24 @@ def test_a_newer_format(package: Path) -> None:
         open_package(package)
 
 
-@pytest.mark.parametrize("abi", [0, 3, "1", True, None, 1.0])
+@pytest.mark.parametrize("abi", [0, 4, "1", True, None, 1.0])
 def test_a_program_of_another_abi(tmp_path: Path, abi: object) -> None:
     package = open_package(write_example(tmp_path / "p", program=example_program() | {"abi": abi}))
-    with pytest.raises(AbiMismatch, match="ABI .*; this runtime runs ABI 1, 2"):
+    with pytest.raises(AbiMismatch, match="ABI .*; this runtime runs ABI 1, 2, 3"):
         package.program("cpu")
+
+
+@pytest.mark.parametrize("abi", [1, 3])
+def test_abis_of_gpu_programs_are_counted_apart(tmp_path: Path, abi: int) -> None:
+    targets = (Target(name="cuda-sm90", abi=abi, classes=()),)
+    program = example_program("cuda-sm90") | {"abi": abi}
+    package = open_package(write_example(tmp_path / "p", program=program, target="cuda-sm90", targets=targets))
+    with pytest.raises(AbiMismatch) as refusal:
+        package.program("cuda-sm90")
+    assert str(refusal.value) == (
+        f"The program 'tile_kernels/cuda-sm90/program.json' has ABI {abi}; this runtime runs ABI 2. "
+        "Pack the model again with this Tessera, or install the one that packed it."
+    )
 
 
 def test_a_manifest_and_a_program_that_disagree(tmp_path: Path) -> None:

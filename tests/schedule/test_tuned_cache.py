@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tessera_compiler.schedule import tuned_cache
 from tessera_compiler.schedule.passes.plan_tiles import Blocking, default_blocking, schedule_key
 from tessera_compiler.schedule.tuned_cache import (
     InvalidTuning,
@@ -16,6 +17,15 @@ from tessera_compiler.schedule.tuned_cache import (
     shipped_cache,
     tuned_text,
 )
+
+
+PRESENT = tuned_cache.KERNELS
+
+
+@pytest.fixture(autouse=True)
+def first_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries here are of the first kernels where they do not say."""
+    monkeypatch.setattr(tuned_cache, "KERNELS", 1)
 
 
 def write(cache: Path, entries: object) -> None:
@@ -47,6 +57,21 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert '"microseconds": {"1": 13.5, "512": 1320.0}' in lines[1]
 
 
+def test_what_was_measured_of_other_kernels_counts_as_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def written(outputs: int, **more: int) -> dict[str, object]:
+        return {f"x86-64-v4/matmul/u8/{outputs}x1536/plain": {"blockings": [[None, 1, 64]], **more}}
+
+    write(tmp_path, written(64) | written(128, kernels=1) | written(192, kernels=2))
+    path = tmp_path / "cpu" / "some.json"
+    assert [key.split("/")[3] for key in load_tuned(tmp_path, "cpu")] == ["64x1536", "128x1536"]
+    assert tuned_text(read_tuned(path)).count('"kernels": 1') == 2
+    monkeypatch.setattr(tuned_cache, "KERNELS", 2)
+    assert [key.split("/")[3] for key in load_tuned(tmp_path, "cpu")] == ["192x1536"]
+    assert tuned_text(read_tuned(path)).count('"kernels": 2') == 1
+
+
 def test_a_missing_cache_is_empty(tmp_path: Path) -> None:
     assert load_tuned(tmp_path, "cpu") == {}
 
@@ -70,6 +95,7 @@ KEY = "x86-64-v4/matmul/u8/576x1536/plain"
         {KEY: {"blockings": [[8, 1, 64], [4, 4, 64], [None, 6, 64]]}},
         {KEY: {"blockings": [[None, 1, 64], [None, 6, 64]]}},
         {KEY: {"blockings": [[None, 1, 64]], "microseconds": {"one": 1}}},
+        {KEY: {"blockings": [[None, 1, 64]], "kernels": "new"}},
         {"x86-64-v4/matmul/u8/576x1536/parts2": {"blockings": [[None, 1, 64]]}},
         {"x86-64-v4/matmul/u8/576x1536/quantize64": {"blockings": [[None, 1, 32]]}},
         {"some/key": {"blockings": [[None, 1, 64]]}},
@@ -81,9 +107,10 @@ def test_a_broken_file_is_named(tmp_path: Path, entries: object) -> None:
         load_tuned(tmp_path, "cpu")
 
 
-def test_the_shipped_cache_is_there_and_sound() -> None:
+def test_the_shipped_cache_is_there_sound_and_of_the_present_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuned_cache, "KERNELS", PRESENT)
     assert shipped_cache().is_dir()
-    load_tuned(shipped_cache(), "cpu")
+    assert load_tuned(shipped_cache(), "cpu")
 
 
 @pytest.mark.parametrize("outputs", [1, 16, 48, 100, 320, 576, 50257])

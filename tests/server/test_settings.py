@@ -12,10 +12,17 @@ from pathlib import Path
 import pytest
 from running_server import HERE, RunningServer, clean_environment
 
-from tessera_runtime.configuration import ServerEnvironment
+from tessera_runtime.configuration import Configuration, ServerEnvironment
 from tessera_runtime.errors import InvalidRequest
 from tessera_runtime.server.errors import ConfigurationInvalid, NotYetActive
-from tessera_runtime.server.settings import ModelSettings, Settings, check_security, override, read_settings
+from tessera_runtime.server.settings import (
+    ModelSettings,
+    Settings,
+    check_security,
+    gather_settings,
+    override,
+    read_settings,
+)
 
 GUIDE = """
 server:
@@ -118,6 +125,22 @@ def test_the_file_may_name_a_file_of_keys(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("# mine\nabc\n")
     settings, auth = read_settings(write(tmp_path, "security: {auth: api_key, api_key_file: keys}"))
     assert (settings.api_keys, auth) == (("abc",), "api_key") and "abc" not in repr(settings)
+
+
+def test_what_is_given_goes_before_the_environment_and_that_before_the_file(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("of the file\n")
+    path = write(tmp_path, "{server: {host: a, port: 1, threads: 3}, security: {auth: api_key, api_key_file: keys}}")
+    process = Configuration(threads=4)
+    environment = ServerEnvironment(config=path, port=2, max_queue=5)
+    found = gather_settings(None, environment, process, max_queue=6, port=None)
+    assert (found.host, found.port, found.threads, found.max_queue) == ("a", 2, 4, 6)
+    assert found.api_keys == ("of the file",)
+    assert gather_settings(None, replace(environment, api_key="b"), process).api_keys == ("b",)
+    # A file that nobody needs is not read.
+    lost = replace(environment, api_key_file=tmp_path / "lost")
+    assert gather_settings(None, lost, process, api_keys=("c",)).api_keys == ("c",)
+    with pytest.raises(ConfigurationInvalid, match="there is no key"):
+        gather_settings(path, environment, process, api_keys=())
 
 
 def test_the_environment() -> None:

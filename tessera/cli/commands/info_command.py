@@ -35,5 +35,6 @@ def command(as_json: bool) -> None:
         ("backends", ", ".join(facts["backends"])),
         ("package formats read", ", ".join(map(str, facts["formats"]))),
         ("program ABIs run", ", ".join(map(str, facts["abis"]))),
+        ("GPU program ABIs run", ", ".join(map(str, facts["gpu_abis"]))),
     ]
     print_facts("This machine", shown)

@@ -13,9 +13,7 @@ import click
 from tessera.cli.options import Size, json_option
 
 if TYPE_CHECKING:
-    from tessera_runtime.configuration import ServerEnvironment
     from tessera_runtime.server.launch import ReadyModel
-    from tessera_runtime.server.settings import Settings
 
 SERVER_LIBRARIES = ("starlette", "uvicorn", "httptools", "prometheus_client")
 
@@ -62,25 +60,14 @@ def command(
     _check_installed()
     from tessera_runtime.configuration import Configuration, ServerEnvironment
     from tessera_runtime.server.launch import launch
-    from tessera_runtime.server.settings import ModelSettings, override
+    from tessera_runtime.server.settings import ModelSettings, api_keys_of, gather_settings
 
     environment = ServerEnvironment.from_environment()
-    process = Configuration.from_environment()
     report = _Report(began, as_json)
-    settings = _read_files(config, environment, api_key, api_key_file)
-    settings = override(
-        settings,
-        host=environment.host,
-        port=environment.port,
-        threads=process.threads,
-        target=process.target,
-        max_batch_tokens=environment.max_batch_tokens,
-        max_model_len=environment.max_model_len,
-        max_queue=environment.max_queue,
-        kv_memory=environment.kv_memory,
-        log_level=process.log_level,
-    )
-    settings = override(settings, **flags)
+    keys = api_keys_of(api_key, api_key_file)
+    if keys == ():
+        raise click.UsageError("--api-key is empty.")
+    settings = gather_settings(config, environment, Configuration.from_environment(), api_keys=keys, **flags)
     named = list(packages)
     if from_hf is not None:
         from tessera.cli.packing_cache import packed_checkpoint
@@ -112,28 +99,6 @@ def _check_installed() -> None:
         raise click.ClickException(
             f"Serving needs {' and '.join(missing)}, which is not installed: pip install 'tessera[serve]'."
         )
-
-
-def _read_files(
-    config: Path | None, environment: ServerEnvironment, api_key: str | None, api_key_file: Path | None
-) -> Settings:
-    """The configuration and the keys: the flag's, else the environment's, else the file's."""
-    from tessera_runtime.server.settings import Settings, check_security, override, read_api_keys, read_settings
-
-    settings, auth = Settings(), "none"
-    path = config or environment.config
-    if path is not None:
-        settings, auth = read_settings(path)
-    keys: tuple[str, ...] | None = None
-    if api_key is not None or api_key_file is not None:
-        keys = (*((api_key,) if api_key else ()), *(read_api_keys(api_key_file) if api_key_file else ()))
-    elif environment.api_key is not None or environment.api_key_file is not None:
-        file = environment.api_key_file
-        keys = (*((environment.api_key,) if environment.api_key else ()), *(read_api_keys(file) if file else ()))
-    if keys is not None and not keys:
-        raise click.UsageError("--api-key is empty.")
-    settings = override(settings, api_keys=keys)
-    return replace(settings, inactive=(*settings.inactive, *check_security(auth, settings.api_keys)))
 
 
 class _Report:

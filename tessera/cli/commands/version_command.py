@@ -14,20 +14,21 @@ from tessera.cli.options import json_option
 def command(as_json: bool) -> None:
     """Show the versions of Tessera, of what it reads, and of Python."""
     from tessera.cli.output import print_facts, print_json
+    from tessera_runtime.abi import GPU_ABIS, SUPPORTED_ABIS
     from tessera_runtime.package.manifest import READABLE_FORMATS
-    from tessera_runtime.package.reader import SUPPORTED_ABIS
 
     facts = {
         "tessera": installed_version(),
         "formats": list(READABLE_FORMATS),
         "abis": list(SUPPORTED_ABIS),
+        "gpu_abis": list(GPU_ABIS),
         "python": platform.python_version(),
         "machine": platform.machine(),
     }
     if as_json:
         print_json(facts)
         return
-    names = {"formats": "package formats read", "abis": "program ABIs run"}
+    names = {"formats": "package formats read", "abis": "program ABIs run", "gpu_abis": "GPU program ABIs run"}
     shown = [
         (names.get(key, key), ", ".join(map(str, value)) if isinstance(value, list) else value)
         for key, value in facts.items()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 
-from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, IntegerAttr, ModuleOp, StringAttr, UnitAttr, i64
+from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr, ModuleOp, StringAttr, UnitAttr, i64
 
 from tessera_compiler.graph import dialect as graph
 from tessera_compiler.graph.evaluator import entry_function
@@ -21,6 +21,7 @@ from tessera_compiler.schedule.device_blocking import (
     form_of_product,
     splits_of,
 )
+from tessera_compiler.schedule.linear_maps import blockings_as_attribute, blockings_in, linear_groups, matmul_in
 from tessera_compiler.schedule.passes.plan_tiles import output_panels, panels_together
 from tessera_compiler.schedule.physical import PANEL
 from tessera_compiler.schedule.tuned_cache import InvalidTuning
@@ -55,10 +56,8 @@ class PlanDeviceTiles:
     tuned: Mapping[str, tuple[DeviceBlocking, ...]] = field(default_factory=dict)
 
     def apply(self, module: ModuleOp) -> None:
-        for group in entry_function(module).body.block.ops:
-            if not isinstance(group, schedule.GroupOp) or group.kind.data != "linear":
-                continue
-            product = next(op for op in group.body.block.ops if isinstance(op, schedule.MatmulOp))
+        for group in linear_groups(module):
+            product = matmul_in(group)
             outputs, depth = type_of(product.arguments[1]).get_shape()
             form = form_of_product(product)
             parts = max(1, sum(isinstance(op, graph.SliceOp) for op in group.body.block.ops))
@@ -74,7 +73,7 @@ class PlanDeviceTiles:
                 all_tuned = all_tuned and entry is not None
                 if entry is not None:
                     _check(entry, key, name, form, panels, together, default)
-                chosen[name] = _as_attribute(entry or default)
+                chosen[name] = blockings_as_attribute(entry or default)
                 if count > 1:
                     splits[name] = IntegerAttr(count, i64)
             group.tiles = DictionaryAttr(chosen)
@@ -106,16 +105,9 @@ def _check(
         )
 
 
-def _as_attribute(blockings: tuple[DeviceBlocking, ...]) -> ArrayAttr[ArrayAttr[IntegerAttr]]:  # type: ignore[type-arg]
-    return ArrayAttr([ArrayAttr([IntegerAttr(number, i64) for number in astuple(each)]) for each in blockings])
-
-
 def device_blockings_of(group: schedule.GroupOp, target: str) -> tuple[DeviceBlocking, ...]:
     """The blockings of a planned group for one target."""
-    assert group.tiles is not None, "the tiles of a group are planned before it is lowered"
-    entry = group.tiles.data[target]
-    assert isinstance(entry, ArrayAttr)
-    return tuple(DeviceBlocking(*(number.value.data for number in blocking.data)) for blocking in entry.data)
+    return tuple(DeviceBlocking(*numbers) for numbers in blockings_in(group, target))
 
 
 def device_splits_of(group: schedule.GroupOp, target: str) -> int:

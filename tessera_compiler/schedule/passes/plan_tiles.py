@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
-from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, IntegerAttr, ModuleOp, UnitAttr, i64
+from xdsl.dialects.builtin import DictionaryAttr, ModuleOp, UnitAttr
 
-from tessera_compiler.graph.evaluator import entry_function
 from tessera_compiler.graph.types import type_of
 from tessera_compiler.schedule import dialect as schedule
 from tessera_compiler.schedule.heads import columns_together, heads_in
+from tessera_compiler.schedule.linear_maps import blockings_as_attribute, blockings_in, linear_groups, matmul_in
 from tessera_compiler.schedule.physical import PANEL, padded_rows
 
 ANY_TOKENS = 0
@@ -34,8 +34,8 @@ _DEFAULTS: dict[tuple[str, str], tuple[Blocking, ...]] = {
     ("x86-64-v4", "f32"): (Blocking(1, 1, 4), Blocking(128, 4, 4, 1), Blocking(0, 6, 4)),
     ("x86-64-v4", "bf16"): (Blocking(1, 1, 4), Blocking(128, 4, 4, 1), Blocking(0, 6, 4)),
     # Groups of quantized columns need a float sum beside each integer one.
-    ("x86-64-v4", "u8"): (Blocking(1, 1, 4), Blocking(128, 4, 4, 1), Blocking(0, 4, 4)),
-    ("x86-64-v4", "u4"): (Blocking(1, 1, 4), Blocking(128, 4, 4, 1), Blocking(0, 4, 4)),
+    ("x86-64-v4", "u8"): (Blocking(1, 1, 4, 1), Blocking(128, 4, 4, 1), Blocking(0, 4, 4)),
+    ("x86-64-v4", "u4"): (Blocking(1, 1, 4, 1), Blocking(128, 4, 4, 1), Blocking(0, 4, 4)),
     # Two of 16 registers a sum; exact integer products need four times as many.
     ("x86-64-v3", "f32"): (Blocking(1, 1, 4), Blocking(0, 6, 1)),
     ("x86-64-v3", "bf16"): (Blocking(1, 1, 2), Blocking(0, 4, 1)),
@@ -64,7 +64,7 @@ def output_columns(group: schedule.GroupOp) -> int:
 
 def output_panels(group: schedule.GroupOp) -> int:
     """Into how many panels its columns are cut, those of padding included."""
-    product = next(op for op in group.body.block.ops if isinstance(op, schedule.MatmulOp))
+    product = matmul_in(group)
     columns = output_columns(group)
     whole = type_of(product.result).get_shape()[-1]
     return (padded_rows(columns) if columns == whole else columns) // PANEL
@@ -109,7 +109,7 @@ def form_of(group: schedule.GroupOp) -> str:
     heads = heads_in(group)
     if heads:
         return f"heads{heads[0].width}"
-    product = next(op for op in group.body.block.ops if isinstance(op, schedule.MatmulOp))
+    product = matmul_in(group)
     parts = type_of(product.result).get_shape()[-1] // output_columns(group)
     together = panels_together(group)
     words = [f"parts{parts}"] if parts > 1 else []
@@ -126,10 +126,8 @@ class PlanTiles:
     tuned: Mapping[str, tuple[Blocking, ...]] = field(default_factory=dict)
 
     def apply(self, module: ModuleOp) -> None:
-        for group in entry_function(module).body.block.ops:
-            if not isinstance(group, schedule.GroupOp) or group.kind.data != "linear":
-                continue
-            product = next(op for op in group.body.block.ops if isinstance(op, schedule.MatmulOp))
+        for group in linear_groups(module):
+            product = matmul_in(group)
             weight = type_of(product.arguments[1])
             outputs, depth = weight.get_shape()
             element = schedule.element_name(weight)
@@ -138,20 +136,13 @@ class PlanTiles:
                 key = schedule_key(name, element_of(product), outputs, depth, form_of(group))
                 entry = self.tuned.get(key)
                 all_tuned = all_tuned and entry is not None
-                chosen[name] = _as_attribute(
+                chosen[name] = blockings_as_attribute(
                     entry or default_blocking(name, element, output_panels(group), panels_together(group))
                 )
             group.tiles = DictionaryAttr(chosen)
             group.tuned = UnitAttr() if all_tuned and self.classes else None
 
 
-def _as_attribute(blockings: tuple[Blocking, ...]) -> ArrayAttr[ArrayAttr[IntegerAttr]]:  # type: ignore[type-arg]
-    return ArrayAttr([ArrayAttr([IntegerAttr(n, i64) for n in astuple(b)]) for b in blockings])
-
-
 def blockings_of(group: schedule.GroupOp, cpu_class: str) -> tuple[Blocking, ...]:
     """The blockings of a planned group for one class."""
-    assert group.tiles is not None, "the tiles of a group are planned before it is lowered"
-    entry = group.tiles.data[cpu_class]
-    assert isinstance(entry, ArrayAttr)
-    return tuple(Blocking(*(number.value.data for number in blocking.data)) for blocking in entry.data)
+    return tuple(Blocking(*numbers) for numbers in blockings_in(group, cpu_class))

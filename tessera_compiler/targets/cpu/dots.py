@@ -14,7 +14,7 @@ from xdsl.dialects.builtin import MemRefType
 from xdsl.ir import SSAValue
 
 from tessera_compiler.targets.cpu.dots_of_panels import emit_panels
-from tessera_compiler.targets.cpu.emission import FLOAT, I8, I16, I32, LANES, RawType, i64, vector
+from tessera_compiler.targets.cpu.emission import FLOAT, I8, I16, I32, LANES, SECOND_CACHE, RawType, i64, vector
 from tessera_compiler.tile import dialect
 from tessera_compiler.tile.types import element_name, shape_of
 
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 BYTES_64 = ir.VectorType(I8, 64)
 MOST_UNROLLED = 768
 """A dot with at most this many vector multiply-adds is unrolled over k."""
-
-SECOND_CACHE = 2
-"""Where panels that are wanted soon are fetched to: the first cache holds those at work."""
 
 MOST_UNROLLED_PRODUCTS = 64
 """Products of vectors that the loop over k writes out before it goes round. Where nothing is left of the loop, LLVM
@@ -117,7 +114,7 @@ class DotLowering:
         assert isinstance(left, dialect.LoadOp), "the left operand of a packed dot is loaded from a buffer"
         lefts = [kernel.address(left, row, 0) for row in range(rows)]
         steps = -(-depth // packed)
-        distance = panels * groups * 64 if load.ahead is not None else 0
+        distance = kernel.prefetching.distance(load)
         passes = -(-panels // max(1, kernel.sums_in_registers // (rows * multiply.parts)))
         together = -(-panels // passes)
         for start in range(0, panels, together):
@@ -137,7 +134,7 @@ class DotLowering:
         first_panel: int,
         steps: int,
         element: str,
-        distance: int,
+        distance: ir.Value | None,
     ) -> None:
         """All of k for as many panels as registers hold the sums of."""
         kernel, builder = self._kernel, self._emission.builder
@@ -160,9 +157,9 @@ class DotLowering:
                     self._emission.load(builder.gep(start, [at], True, source_etype=I8), BYTES_64, 64)
                     for start in starts
                 ]
-                if distance:
+                if distance is not None:
                     for start in starts:
-                        soon = builder.gep(start, [builder.add(at, i64(distance))], source_etype=I8)
+                        soon = builder.gep(start, [builder.add(at, distance)], source_etype=I8)
                         self._emission.prefetch(soon, SECOND_CACHE)
                 for half in range(halves):
                     values = [self._half(each, half) for each in loaded] if halves == 2 else loaded

@@ -22,6 +22,9 @@ POINTER = ir.PointerType()
 
 SCALARS: dict[str, ir.Type] = {"f32": FLOAT, "bf16": I16, "i1": I1, "i8": I8, "u8": I8, "u4": I8, "i32": I32}
 """bfloat16 travels as its sixteen bits."""
+CACHE_LINE = 64
+SECOND_CACHE = 2
+"""Where weights are prefetched to: the first cache holds what is at work."""
 SIZES = {"f32": 4, "bf16": 2, "i8": 1, "u8": 1, "i32": 4}
 
 
@@ -61,6 +64,14 @@ def float_constant(value: float) -> ir.Constant:
 def splat_constant(element: str, value: float | int) -> ir.Constant:
     scalar = float_constant(float(value)) if element == "f32" else ir.Constant(SCALARS[element], int(value))
     return ir.Constant(vector(element), [scalar] * LANES)
+
+
+def emit_prefetch(builder: ir.IRBuilder, pointer: ir.Value, nearness: int) -> None:
+    """See `Emission.prefetch`."""
+    kind = ir.FunctionType(ir.VoidType(), [POINTER, I32, I32, I32])
+    declared = builder.module.globals.get("llvm.prefetch.p0") or ir.Function(builder.module, kind, "llvm.prefetch.p0")
+    read, data = ir.Constant(I32, 0), ir.Constant(I32, 1)
+    builder.call(declared, [pointer, read, ir.Constant(I32, nearness), data])
 
 
 class Emission:
@@ -110,10 +121,7 @@ class Emission:
     def prefetch(self, pointer: ir.Value, nearness: int = 3) -> None:
         """Asks for the cache line of `pointer`, whether or not there is memory: into the first cache (3) or the second
         (2)."""
-        kind = ir.FunctionType(ir.VoidType(), [POINTER, I32, I32, I32])
-        declared = self.module.globals.get("llvm.prefetch.p0") or ir.Function(self.module, kind, "llvm.prefetch.p0")
-        read, all_levels, data = ir.Constant(I32, 0), ir.Constant(I32, nearness), ir.Constant(I32, 1)
-        self.builder.call(declared, [pointer, read, all_levels, data])
+        emit_prefetch(self.builder, pointer, nearness)
 
     def splat(self, scalar: ir.Value) -> ir.Value:
         kind = ir.VectorType(scalar.type, LANES)

@@ -25,6 +25,7 @@ from tessera_compiler.targets.cpu.dots import DotLowering
 from tessera_compiler.targets.cpu.emission import I64, LANES, POINTER, Emission, i64, splat_constant, vector
 from tessera_compiler.targets.cpu.memory_lowering import MemoryLowering
 from tessera_compiler.targets.cpu.object_code import CpuClass
+from tessera_compiler.targets.cpu.prefetching import Prefetching
 from tessera_compiler.targets.cpu.vector_math import VectorMath
 from tessera_compiler.tile import dialect
 from tessera_compiler.tile.functions import EXPENSIVE
@@ -67,7 +68,8 @@ class KernelLowering:
         block = kernel.body.block
         count = len(block.args)
         kind = ir.FunctionType(
-            ir.VoidType(), [POINTER if isinstance(a.type, MemRefType) else I64 for a in block.args] + [I64, I64]
+            ir.VoidType(),
+            [POINTER if isinstance(a.type, MemRefType) else I64 for a in block.args] + [I64, I64, I64, POINTER],
         )
         function = ir.Function(self._module, kind, kernel.symbol)
         function.linkage = "internal"
@@ -85,6 +87,7 @@ class KernelEmitter:
         self.arithmetic = Arithmetic(self.emission, math, self.cpu_class)
         self._dots = DotLowering(self)
         self.memory = MemoryLowering(self)
+        self.prefetching = Prefetching(self, *function.args[-2:])
         # Products of panels in several rows have more results than registers: their kernels go through rows in loops.
         self._rolled = any(isinstance(op, dialect.LoadPanelsOp) for op in kernel.walk())
         self._in_place: dict[SSAValue, Stored] = {}
@@ -99,7 +102,7 @@ class KernelEmitter:
         block = self._kernel.body.block
         for argument, value in zip(block.args, self._function.args, strict=False):
             self.scalars[argument] = value
-        first, last = self._function.args[-2:]
+        first, last = self._function.args[-4:-2]
         sizes = [self._grid_size(entry) for entry in self._kernel.grid_entries]
         self.emission.loop(first, last, 1, lambda index: self._emit_instance(block, index, sizes))
         self.emission.finish()
@@ -127,6 +130,7 @@ class KernelEmitter:
             self._program.append(builder.urem(rest, size))
             rest = builder.udiv(rest, size)
         self._program.append(rest)
+        self.prefetching.begin_instance(index)
         self._emit_block(block)
 
     def _emit_block(self, block: Block) -> None:
@@ -150,6 +154,8 @@ class KernelEmitter:
             self.memory.store_panel(operation)
         elif isinstance(operation, dialect.LoadPanelsOp):
             self.memory.prepare_panels(operation)
+        elif isinstance(operation, dialect.LoadPackedOp):
+            self.prefetching.ask_for_row(operation)
         elif isinstance(operation, dialect.ReduceOp):
             self.stored[operation.result] = self._reduce(operation)
         elif isinstance(operation, dialect.DotOp):

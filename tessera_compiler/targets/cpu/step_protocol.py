@@ -11,7 +11,7 @@ How a code generator uses it::
     protocol.barrier(builder, context)        # between launches; every thread must pass the same barriers
     first = protocol.claim(builder, context, launch, count)   # i64: takes `count` work items, returns the first
     builder.ret_void()
-    protocol.finish(body, abi=1)              # adds the four exports; a barrier that ends the step is added here
+    protocol.finish(body, abi=3)              # adds the four exports; a barrier that ends the step is added here
 
 Every thread runs the body; a step ends when all have returned from it. The module then goes, as text, to
 `object_code.compile_ir`.
@@ -20,6 +20,8 @@ Every thread runs the body; a step ends when all have returned from it. The modu
 from __future__ import annotations
 
 from llvmlite import ir
+
+from tessera_compiler.targets.cpu.emission import CACHE_LINE, SECOND_CACHE, emit_prefetch
 
 EXPORTS = ("tessera_abi", "tessera_begin", "tessera_step", "tessera_worker")
 
@@ -57,6 +59,9 @@ WORKER_STATE = 512
 WORKER_STRIDE = 64
 SPINS_BEFORE_YIELD = 2000
 """About 30 µs: longer than the wait at a balanced barrier, far shorter than a slice of the kernel's scheduler."""
+
+LINES_PER_LOOK = 4
+"""That a waiting thread prefetches before it looks again whether it must still wait."""
 
 INTEGER = ir.IntType(64)
 POINTER = ir.PointerType()
@@ -98,9 +103,15 @@ class StepProtocol:
     def address(self, builder: ir.IRBuilder, context: ir.Value, field: str) -> ir.Value:
         return _offset(builder, context, _constant(CONTEXT_FIELDS[field][0]))
 
-    def barrier(self, builder: ir.IRBuilder, context: ir.Value) -> None:
-        """Every thread waits until all have come here; memory written before is visible after."""
-        builder.call(self._barrier, [context])
+    def barrier(
+        self, builder: ir.IRBuilder, context: ir.Value, wanted: ir.Value | None = None, end: ir.Value | None = None
+    ) -> ir.Value:
+        """Every thread waits until all have come here; memory written before is visible after.
+
+        A thread that waits prefetches the lines from `wanted` to `end` meanwhile, and gets back how far it came.
+        """
+        nothing = ir.Constant(POINTER, None)
+        return builder.call(self._barrier, [context, wanted or nothing, end or nothing])
 
     def note_time(self, builder: ir.IRBuilder, context: ir.Value, thread: ir.Value, launch: int) -> None:
         """Thread 0 writes the processor's time stamp to entry `launch` of the timeline, if there is one."""
@@ -166,12 +177,14 @@ class StepProtocol:
 
     def _build_barrier(self) -> ir.Function:
         """A counter and a phase. The last to arrive resets the counter, then opens the next phase."""
-        function = self._declare("tessera.barrier", ir.FunctionType(VOID, [POINTER]))
+        function = self._declare("tessera.barrier", ir.FunctionType(POINTER, [POINTER, POINTER, POINTER]))
         function.linkage = "internal"
         function.attributes.add("noinline")
-        context = function.args[0]
-        names = ("entry", "arrive", "last", "wait", "give_up", "leave")
-        entry, arrive, last, wait, give_up, leave = (function.append_basic_block(name) for name in names)
+        context, wanted, end = function.args
+        names = ("entry", "arrive", "last", "wait", "look", "work", "fetch", "pause", "give_up", "leave")
+        entry, arrive, last, wait, look, work, fetch, pause, give_up, leave = (
+            function.append_basic_block(name) for name in names
+        )
         builder = ir.IRBuilder(entry)
         threads = self.load(builder, context, "threads")
         builder.cbranch(builder.icmp_unsigned("==", threads, _constant(1)), leave, arrive)
@@ -184,14 +197,46 @@ class StepProtocol:
         builder.store(_constant(0), arrived, align=8)  # nobody else looks at it before the phase changes
         builder.atomic_rmw("xchg", phase_address, builder.add(phase, _constant(1)), "release")
         builder.branch(leave)
+
         builder.position_at_end(wait)
-        seen = builder.call(self._wait, [phase_address, phase])
-        builder.cbranch(builder.icmp_unsigned("!=", seen, phase), leave, give_up)
+        start = builder.phi(POINTER, "start")
+        start.add_incoming(wanted, arrive)
+        builder.branch(look)
+        builder.position_at_end(look)
+        left, next_line = builder.phi(INTEGER, "left"), builder.phi(POINTER, "next_line")
+        left.add_incoming(_constant(SPINS_BEFORE_YIELD), wait)
+        next_line.add_incoming(start, wait)
+        seen = builder.load_atomic(phase_address, "acquire", 8, typ=INTEGER)
+        builder.cbranch(builder.icmp_unsigned("!=", seen, phase), leave, work)
+        builder.position_at_end(work)
+        tired = builder.icmp_unsigned("==", left, _constant(0))
+        fewer = builder.sub(left, _constant(1))
+        some = builder.icmp_unsigned("<", next_line, end)
+        more = builder.select(tired, _constant(0), builder.select(some, _constant(1), _constant(2)))
+        switch = builder.switch(more, give_up)
+        switch.add_case(_constant(1), fetch)
+        switch.add_case(_constant(2), pause)
+        builder.position_at_end(fetch)
+        for line in range(LINES_PER_LOOK):
+            emit_prefetch(builder, _offset(builder, next_line, _constant(line * CACHE_LINE)), SECOND_CACHE)
+        left.add_incoming(fewer, fetch)
+        next_line.add_incoming(_offset(builder, next_line, _constant(LINES_PER_LOOK * CACHE_LINE)), fetch)
+        builder.branch(look)
+        builder.position_at_end(pause)
+        builder.call(self._pause, self._pause_arguments)
+        left.add_incoming(fewer, pause)
+        next_line.add_incoming(next_line, pause)
+        builder.branch(look)
         builder.position_at_end(give_up)
         self._yield(builder, context)
+        start.add_incoming(next_line, give_up)
         builder.branch(wait)
+
         builder.position_at_end(leave)
-        builder.ret_void()
+        reached = builder.phi(POINTER, "reached")
+        for block, value in ((entry, wanted), (last, wanted), (look, next_line)):
+            reached.add_incoming(value, block)
+        builder.ret(reached)
         return function
 
     def _build_served(self, body: ir.Function, draws: ir.Function | None) -> ir.Function:

@@ -29,7 +29,7 @@ from tessera_compiler.tile.lowering.device_linear import SPLIT_SUMS
 from tessera_compiler.tile.lowering.device_lower import DeviceProgram, DeviceVariant
 from tessera_compiler.tile.types import BYTES
 
-GPU_ABI = 1
+GPU_ABI = 2
 GRAPH_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Sizes of steps of decoding that are worth a recorded graph."""
 ARENA_ALIGNMENT = 256

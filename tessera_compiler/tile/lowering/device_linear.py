@@ -14,6 +14,7 @@ from tessera_compiler.graph import dialect as graph
 from tessera_compiler.graph.types import rows_of, type_of
 from tessera_compiler.schedule import dialect as schedule
 from tessera_compiler.schedule.device_blocking import SPLIT_TOKENS, DeviceBlocking
+from tessera_compiler.schedule.linear_maps import matmul_in
 from tessera_compiler.schedule.passes.plan_tiles import output_panels
 from tessera_compiler.schedule.physical import PANEL
 from tessera_compiler.schedule.views import VIEW_OPERATIONS
@@ -67,7 +68,7 @@ class _DeviceLinearLowering:
         apart: list[int] | None = None,
     ) -> None:
         self._group, self._arguments, self._blocking = group, arguments, blocking
-        self._product = next(op for op in group.body.block.ops if isinstance(op, schedule.MatmulOp))
+        self._product = matmul_in(group)
         self._sides = [op for op in group.body.block.ops if _is_part(op, self._product)]
         rows = rows_of(type_of(self._product.result)) or "T"
         grid: list[str | int] = [f"{rows}/{blocking.rows}", output_panels(group) * PANEL // blocking.outputs]

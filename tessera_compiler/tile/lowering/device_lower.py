@@ -17,6 +17,7 @@ from tessera_compiler.schedule.device_blocking import (
     DeviceBlocking,
     adds_apart,
 )
+from tessera_compiler.schedule.linear_maps import matmul_in
 from tessera_compiler.schedule.passes.plan_device_tiles import device_blockings_of, device_splits_of
 from tessera_compiler.schedule.physical import padded_rows
 from tessera_compiler.tile import dialect as tile
@@ -192,7 +193,7 @@ def _split_extent(groups: list[schedule.GroupOp], targets: tuple[str, ...]) -> t
     for group in groups:
         splits = max((device_splits_of(group, target) for target in targets), default=1)
         if splits > 1:
-            product = next(op for op in group.body.block.ops if isinstance(op, schedule.MatmulOp))
+            product = matmul_in(group)
             rows = max(rows, splits * SPLIT_TOKENS)
             width = max(width, padded_rows(type_of(product.result).get_shape()[-1]))
     return rows, width
@@ -250,7 +251,7 @@ class _LinearVariants:
 
     def __init__(self, group: schedule.GroupOp, arguments: DeviceArguments, name: str) -> None:
         self._group, self._arguments, self._name = group, arguments, name
-        product = next(op for op in group.body.block.ops if isinstance(op, schedule.MatmulOp))
+        product = matmul_in(group)
         self._rows = "L" if "L" in str(type_of(product.result)).rpartition(",")[2] else "T"
         self._made: dict[str, tile.KernelOp] = {}
 

@@ -50,6 +50,8 @@ class _LinearLowering:
         self._shape = (blocking.rows, blocking.panels * PANEL)
         self._depth = groups * packed
         self._ahead = bool(blocking.ahead)
+        self._part_width = output_panels(group) * PANEL
+        self._width = self._shape[1]
         grid: list[str | int] = [
             rows if blocking.rows == 1 else f"{rows}/{blocking.rows}",
             output_panels(group) // blocking.panels,
@@ -156,21 +158,20 @@ class _LinearLowering:
     def _multiply(self, place: int) -> SSAValue:
         builder, op = self._builder, self._product
         first_output = self._column(place)
+        ahead = self._width - place % self._part_width - self._shape[1] if self._ahead else None
         if len(op.arguments) == 2:
             left = self._load_rows(op.arguments[0], self._zero, self._depth)
             right = builder.load_packed(
-                self._weight, first_output, self._zero, (self._depth, self._shape[1]), ahead=self._ahead
+                self._weight, first_output, self._zero, (self._depth, self._shape[1]), ahead=ahead
             )
             return builder.dot(left, right)
         if len(op.arguments) == 7:
             parts = [builder.buffers[resolve_static(part).index] for part in op.arguments[5:]]
             weight = [self._weight, *parts]
-            sums = _int4_product(
-                builder, op, self._depth, self._shape, self._load_rows, weight, first_output, self._ahead
-            )
+            sums = _int4_product(builder, op, self._depth, self._shape, self._load_rows, weight, first_output, ahead)
         else:
             sums = _quantized_product(
-                builder, op, self._depth, self._shape, self._load_rows, self._weight, first_output, self._ahead
+                builder, op, self._depth, self._shape, self._load_rows, self._weight, first_output, ahead
             )
         return builder.binary("mul", sums, self._load_outputs(op.arguments[4], place))
 
@@ -183,7 +184,7 @@ def _quantized_product(
     load_rows: Callable[[SSAValue, SSAValue, int], SSAValue],
     weight: SSAValue,
     first_output: SSAValue,
-    ahead: bool,
+    ahead: int | None,
 ) -> SSAValue:
     """The sum over groups of columns of exact products times the group's scale."""
     x, _, scale, total, _ = op.arguments
@@ -221,7 +222,7 @@ def _int4_product(
     load_rows: Callable[[SSAValue, SSAValue, int], SSAValue],
     weight: list[SSAValue],
     first_output: SSAValue,
-    ahead: bool,
+    ahead: int | None,
 ) -> SSAValue:
     """The sum over groups of columns of exact products times the two scales of the group. `weight` is the numbers, and
     the scales and zeros of their groups."""
@@ -232,7 +233,7 @@ def _int4_product(
 
     def add_group(number: SSAValue, start: SSAValue, count: int, sums: SSAValue) -> SSAValue:
         def of_group(buffer: SSAValue) -> SSAValue:
-            return builder.cast(builder.load_packed(buffer, first_output, number, (1, shape[1])), "f32")
+            return builder.cast(builder.load_packed(buffer, first_output, number, (1, shape[1]), ahead=ahead), "f32")
 
         exact = builder.dot(
             load_rows(x, start, count),

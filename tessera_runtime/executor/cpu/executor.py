@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera_runtime.errors import AbiMismatch, CacheNotAllocated, InvalidRequest, ProgramInvalid, TargetUnavailable
+from tessera_runtime.abi import require_supported
+from tessera_runtime.errors import CacheNotAllocated, InvalidRequest, ProgramInvalid, TargetUnavailable
 from tessera_runtime.executor.batch_check import check_batch
 from tessera_runtime.executor.cpu.attention_tiles import attention_tiles
 from tessera_runtime.executor.cpu.context import EVERY_LAUNCH, MAX_THREADS, Context
@@ -33,7 +34,6 @@ from tessera_runtime.executor.cpu.workers import WorkerPool
 from tessera_runtime.executor.interface import ExecutorLimits, Peaks, StepBatch, StepOutput, Weigh
 from tessera_runtime.sampling.weighing import RowSampler
 
-_ABIS = (1, 2)
 ELEMENT_BYTES = {"f32": 4, "i32": 4, "bf16": 2, "i8": 1, "u8": 1}
 
 
@@ -52,11 +52,7 @@ class CpuExecutor:
 
         Raises AbiMismatch, TargetUnavailable, ObjectRejected, NativeLoadFailed or WeightsInvalid.
         """
-        if program["abi"] not in _ABIS:
-            raise AbiMismatch(
-                f"The program is of ABI {program['abi']}, and this runtime reads {', '.join(map(str, _ABIS))}.",
-                hint="Update Tessera, or pack the model again.",
-            )
+        require_supported(program["abi"])
         self._program = program
         self._class_name = _class_of(program, object_path)
         self._cores = cores = usable_cores()
@@ -71,7 +67,7 @@ class CpuExecutor:
             bytes_per_block=program["cache"]["bytes_per_block"],
         )
         self._table, self._arrays = bind_weights(program["weights"], weights)
-        self._counters = zeroed_memory(16 * max(1, len(program["launches"]))).view(np.int64)
+        self._counters = zeroed_memory(16 * max(1, len(program["launches"])) * self._threads).view(np.int64)
         self._arena = zeroed_memory(0)
         self._cache: NDArray[np.uint8] | None = None
         self._blocks = 0

@@ -10,21 +10,12 @@ import ctypes
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
-from tessera_runtime.errors import (
-    DeviceLost,
-    DeviceMemoryTooSmall,
-    DriverTooOld,
-    DriverUnavailable,
-    LaunchFailed,
-    TesseraError,
-)
+from tessera_runtime.errors import DriverTooOld
 from tessera_runtime.executor.gpu.driver import Bytes, Device, LaunchShape, TensorMapShape
+from tessera_runtime.executor.gpu.vendor_driver import Vendor, VendorDriver, open_vendor_driver
 
-_OUT_OF_MEMORY = 2
 _LOST = frozenset({4, 46, 201, 214, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 804, 911, 999})
-"""Errors after which every call of the context fails: the process must let go of the device."""
+_NVIDIA = Vendor("NVIDIA", "cuda", "cuda-bindings", "nvidia-smi", "Install one", _LOST)
 _UNREADABLE = frozenset({200, 209, 218, 221, 222})
 """A code object of a kind or version that the driver does not know."""
 _TENSOR_MAP_TYPES = {
@@ -40,27 +31,14 @@ _TENSOR_MAP_TYPES = {
 _SWIZZLES = {0: "NONE", 32: "32B", 64: "64B", 128: "128B"}
 
 
-class CudaDriver:
+class CudaDriver(VendorDriver):
     """One NVIDIA device, by its primary context."""
 
     def __init__(self, api: ModuleType | Any, ordinal: int = 0) -> None:
         """`api` is `cuda.bindings.driver`. Raises `DriverUnavailable` if there is no such device."""
+        super().__init__(_NVIDIA, api.CUresult.CUDA_SUCCESS)
         self._api = api
-        self._success = api.CUresult.CUDA_SUCCESS
-        self._pinned: dict[int, int] = {}
-        try:
-            self._call(api.cuInit, 0)
-            count = self._call(api.cuDeviceGetCount)
-        except TesseraError as error:
-            raise DriverUnavailable(
-                f"The NVIDIA driver finds no device to use: {error.message}",
-                hint="Check it with nvidia-smi, or serve with --target cpu.",
-            ) from error
-        if ordinal >= count:
-            raise DriverUnavailable(
-                f"This machine has {count} NVIDIA devices, and number {ordinal} was asked for.",
-                hint="Serve with --target cpu.",
-            )
+        self._require_device(lambda: self._call(api.cuInit, 0), lambda: self._call(api.cuDeviceGetCount), ordinal)
         self._ordinal = self._call(api.cuDeviceGet, ordinal)
         self._context = self._call(api.cuDevicePrimaryCtxRetain, self._ordinal)
         self._call(api.cuCtxSetCurrent, self._context)
@@ -81,13 +59,10 @@ class CudaDriver:
         self._call(self._api.cuMemFree, address)
 
     def allocate_pinned(self, size: int) -> Bytes:
-        address = int(self._call(self._api.cuMemHostAlloc, max(1, size), 0))
-        memory = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
-        self._pinned[memory.ctypes.data] = address
-        return memory
+        return self._as_pinned(int(self._call(self._api.cuMemHostAlloc, max(1, size), 0)), size)
 
     def free_pinned(self, memory: Bytes) -> None:
-        self._call(self._api.cuMemFreeHost, self._pinned.pop(memory.ctypes.data))
+        self._call(self._api.cuMemFreeHost, self._taken_back(memory))
 
     def create_stream(self) -> int:
         # 1: work on it does not wait for the default stream.
@@ -240,24 +215,6 @@ class CudaDriver:
         attribute.value = value
         return attribute
 
-    def _call(self, function: Any, *arguments: Any) -> Any:
-        """The results of a call: none, one, or a tuple of several."""
-        status, *results = function(*arguments)
-        if status != self._success:
-            self._check(status)
-        return results[0] if len(results) == 1 else tuple(results)
-
-    def _check(self, status: Any) -> None:
-        code = int(status)
-        if code == 0:
-            return
-        words = self._words(status)
-        if code in _LOST:
-            raise DeviceLost(f"The NVIDIA device failed: {words}.", hint="See the system's log; restart to go on.")
-        if code == _OUT_OF_MEMORY:
-            raise DeviceMemoryTooSmall(f"The NVIDIA device has no memory left: {words}.")
-        raise LaunchFailed(f"The NVIDIA driver refused a call: {words}.")
-
     def _words(self, status: Any) -> str:
         known, text = self._api.cuGetErrorString(status)
         name = getattr(status, "name", str(int(status)))
@@ -266,19 +223,10 @@ class CudaDriver:
 
 def open_cuda_driver(ordinal: int = 0) -> CudaDriver:
     """The driver of this machine. Raises `DriverUnavailable` if cuda-bindings, the driver or a device is missing."""
-    try:
-        from cuda.bindings import driver as api
-    except ImportError as error:
-        raise DriverUnavailable(
-            "The package cuda-bindings, which speaks to NVIDIA's driver, is not installed.",
-            hint="Install tessera[cuda], or serve with --target cpu.",
-        ) from error
-    try:
-        return CudaDriver(api, ordinal)
-    except TesseraError:
-        raise
-    except RuntimeError as error:
-        # cuda-bindings looks for the driver's library when the first call is made.
-        raise DriverUnavailable(
-            f"There is no NVIDIA driver on this machine: {error}", hint="Install one, or serve with --target cpu."
-        ) from error
+
+    def library() -> ModuleType:
+        from cuda.bindings import driver
+
+        return driver
+
+    return open_vendor_driver(_NVIDIA, library, lambda api: CudaDriver(api, ordinal))

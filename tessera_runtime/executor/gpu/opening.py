@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from tessera_runtime.errors import DriverTooOld, TargetUnavailable
-from tessera_runtime.executor.gpu.driver import Driver
+from tessera_runtime.executor.gpu.driver import Device, Driver
 from tessera_runtime.executor.gpu.executor import GpuExecutor
 from tessera_runtime.executor.gpu.program import GpuProgram, read_program
 from tessera_runtime.executor.gpu.targets import Fit, fitting_targets
@@ -13,6 +14,12 @@ from tessera_runtime.executor.gpu.weights import FileSource
 from tessera_runtime.package.reader import Package
 
 OpenDriver = Callable[[], Driver]
+
+
+class HasPrograms(Protocol):
+    """An opened package, as far as it is asked here."""
+
+    def program(self, target: str) -> dict[str, Any]: ...
 
 
 def open_driver(family: str) -> Driver:
@@ -39,11 +46,10 @@ def open_gpu_executor(
     reason: TargetUnavailable | None = None
     driver = open_it()
     device = driver.device
-    fits = fitting_targets(device, targets)
     driver.close()
-    for fit in fits:
+    for fit in fitting_targets(device, targets):
         try:
-            executor = _open(package, fit, open_it)
+            executor = _open(package, fit, runnable_program(device, fit, package), open_it)
         except TargetUnavailable as error:
             reason = reason or error
             continue
@@ -62,25 +68,30 @@ def open_gpu_executor(
     )
 
 
-def _open(package: Package, fit: Fit, open_it: OpenDriver) -> GpuExecutor:
+def runnable_program(device: Device, fit: Fit, package: HasPrograms) -> GpuProgram:
+    """The program of a target that fits the device. Raises `TargetUnavailable`, or a class below it, if the device
+    cannot run it after all; whether it has enough memory is seen when something is loaded."""
     program = read_program(package.program(fit.target))
     if fit.compile_at_load:
         _require_ptx(program)
+    if 0 < device.driver_version < program.driver:
+        raise DriverTooOld(
+            f"The code of {fit.target} needs a driver for CUDA {_version(program.driver)}, and this machine's is "
+            f"for {_version(device.driver_version)}.",
+            hint="Update the driver, or serve with --target cpu.",
+        )
+    if device.warp_size != program.warp_size:
+        raise TargetUnavailable(
+            f"The code of {fit.target} is for warps of {program.warp_size} threads, and {device.name} has "
+            f"warps of {device.warp_size}.",
+            hint="Pack the model for this device.",
+        )
+    return program
+
+
+def _open(package: Package, fit: Fit, program: GpuProgram, open_it: OpenDriver) -> GpuExecutor:
     driver = open_it()
     try:
-        version = driver.device.driver_version
-        if 0 < version < program.driver:
-            raise DriverTooOld(
-                f"The code of {fit.target} needs a driver for CUDA {_version(program.driver)}, and this machine's is "
-                f"for {_version(version)}.",
-                hint="Update the driver, or serve with --target cpu.",
-            )
-        if driver.device.warp_size != program.warp_size:
-            raise TargetUnavailable(
-                f"The code of {fit.target} is for warps of {program.warp_size} threads, and {driver.device.name} has "
-                f"warps of {driver.device.warp_size}.",
-                hint="Pack the model for this device.",
-            )
         source = FileSource(package.weights())
     except BaseException:
         driver.close()

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tessera_runtime.errors import ProgramInvalid
+from tessera_runtime.abi import GPU_ABIS
+from tessera_runtime.errors import AbiMismatch, ProgramInvalid
 from tessera_runtime.executor.gpu.grid import SYMBOLS, GridEntry, parse_entry
 from tessera_runtime.executor.gpu.program_parts import integer, listed, mapping, one_of, text, truth
 
@@ -184,7 +185,13 @@ class GpuProgram:
 
 
 def read_program(raw: Mapping[str, Any]) -> GpuProgram:
-    """Checks what can be checked without a step and a device; raises `ProgramInvalid` with the first mistake."""
+    """Checks what can be checked without a step and a device; raises `AbiMismatch`, or `ProgramInvalid` with the first
+    mistake."""
+    if raw.get("abi") not in GPU_ABIS:
+        raise AbiMismatch(
+            f"The program is of ABI {raw.get('abi')}, and this runtime reads {', '.join(map(str, GPU_ABIS))} for GPUs.",
+            hint="Pack the model again with this Tessera, or install the one that packed it.",
+        )
     try:
         program = _read(raw)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:

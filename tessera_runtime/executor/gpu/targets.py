@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from tessera_runtime.executor.gpu.driver import Device
 
 FAMILIES = ("cuda", "hip")
+OWN_CODE_ONLY = 9
+"""From this major capability on, code uses what one architecture alone has (`sm_90a`), and runs on no other minor."""
 _CUDA = re.compile(r"cuda-sm([0-9]{1,2})([0-9])")
 
 
@@ -18,7 +20,7 @@ class Fit:
 
     target: str
     compile_at_load: bool
-    """Whether its code is for an older architecture, so that the driver compiles the PTX that lies beside it."""
+    """Whether its code is for an older architecture, so that the driver compiles the PTX beside it, if there is any."""
 
 
 def family_of(target: str) -> str | None:
@@ -32,7 +34,7 @@ def fitting_targets(device: Device, targets: Iterable[str]) -> list[Fit]:
     if device.family == "hip":
         return [Fit(target, False) for target in targets if target == f"hip-{device.architecture}"]
     same: list[tuple[tuple[int, int], str]] = []
-    older: list[tuple[tuple[int, int], str]] = []
+    others: list[tuple[tuple[int, int], str]] = []
     for target in targets:
         found = _CUDA.fullmatch(target)
         if found is None:
@@ -40,8 +42,9 @@ def fitting_targets(device: Device, targets: Iterable[str]) -> list[Fit]:
         capability = int(found[1]), int(found[2])
         if capability > device.capability:
             continue
-        (same if capability[0] == device.capability[0] else older).append((capability, target))
+        runs = capability == device.capability or capability[0] == device.capability[0] < OWN_CODE_ONLY
+        (same if runs else others).append((capability, target))
     return [
         *(Fit(target, False) for _, target in sorted(same, reverse=True)),
-        *(Fit(target, True) for _, target in sorted(older, reverse=True)),
+        *(Fit(target, True) for _, target in sorted(others, reverse=True)),
     ]

@@ -5,51 +5,28 @@ Written against the documentation and a stand-in for the library; it has not met
 
 from __future__ import annotations
 
-import ctypes
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
-from tessera_runtime.errors import (
-    DeviceLost,
-    DeviceMemoryTooSmall,
-    DriverTooOld,
-    DriverUnavailable,
-    LaunchFailed,
-    TesseraError,
-)
+from tessera_runtime.errors import DriverTooOld, LaunchFailed
 from tessera_runtime.executor.gpu.driver import Bytes, Device, LaunchShape, TensorMapShape
+from tessera_runtime.executor.gpu.vendor_driver import Vendor, VendorDriver, open_vendor_driver
 
-_OUT_OF_MEMORY = 2
 _LOST = frozenset({4, 46, 214, 700, 702, 709, 710, 718, 719, 999})
-"""Errors after which every call fails: the process must let go of the device."""
+_AMD = Vendor("AMD", "hip", "hip-python", "rocm-smi", "Install ROCm", _LOST)
 _UNREADABLE = frozenset({200, 209, 218})
 """A code object of a kind or version that the driver does not know."""
 
 
-class HipDriver:
+class HipDriver(VendorDriver):
     """One AMD device."""
 
     def __init__(self, api: ModuleType | Any, ordinal: int = 0) -> None:
         """`api` is `hip.hip`. Raises `DriverUnavailable` if there is no such device."""
+        super().__init__(_AMD, api.hipError_t.hipSuccess)
         self._api = api
-        self._success = api.hipError_t.hipSuccess
-        self._pinned: dict[int, int] = {}
         self._code: dict[int, Bytes] = {}
-        try:
-            self._call(api.hipInit, 0)
-            count = self._call(api.hipGetDeviceCount)
-        except TesseraError as error:
-            raise DriverUnavailable(
-                f"The AMD driver finds no device to use: {error.message}",
-                hint="Check it with rocm-smi, or serve with --target cpu.",
-            ) from error
-        if ordinal >= count:
-            raise DriverUnavailable(
-                f"This machine has {count} AMD devices, and number {ordinal} was asked for.",
-                hint="Serve with --target cpu.",
-            )
+        self._require_device(lambda: self._call(api.hipInit, 0), lambda: self._call(api.hipGetDeviceCount), ordinal)
         self._call(api.hipSetDevice, ordinal)
         properties = self._properties(ordinal)
         self._device = Device(
@@ -80,13 +57,10 @@ class HipDriver:
         self._call(self._api.hipFree, address)
 
     def allocate_pinned(self, size: int) -> Bytes:
-        address = int(self._call(self._api.hipHostMalloc, max(1, size), 0))
-        memory = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
-        self._pinned[memory.ctypes.data] = address
-        return memory
+        return self._as_pinned(int(self._call(self._api.hipHostMalloc, max(1, size), 0)), size)
 
     def free_pinned(self, memory: Bytes) -> None:
-        self._call(self._api.hipHostFree, self._pinned.pop(memory.ctypes.data))
+        self._call(self._api.hipHostFree, self._taken_back(memory))
 
     def create_stream(self) -> int:
         # 1: work on it does not wait for the default stream.
@@ -190,26 +164,8 @@ class HipDriver:
             self._call(self._api.hipGetDeviceProperties, properties, ordinal)
             return properties
 
-    def _call(self, function: Any, *arguments: Any) -> Any:
-        """The results of a call: none, one, or a tuple of several."""
-        status, *results = function(*arguments)
-        if status != self._success:
-            self._check(status)
-        return results[0] if len(results) == 1 else tuple(results)
-
-    def _check(self, status: Any) -> None:
-        code = int(status.value)
-        if code == 0:
-            return
-        words = self._words(status)
-        if code in _LOST:
-            raise DeviceLost(f"The AMD device failed: {words}.", hint="See the system's log; restart to go on.")
-        if code == _OUT_OF_MEMORY:
-            raise DeviceMemoryTooSmall(f"The AMD device has no memory left: {words}.")
-        raise LaunchFailed(f"The AMD driver refused a call: {words}.")
-
-    def _words(self, status: Any) -> str:
-        return str(getattr(status, "name", status))
+    def _number(self, status: Any) -> int:
+        return int(status.value)
 
 
 def _text(value: Any) -> str:
@@ -219,19 +175,10 @@ def _text(value: Any) -> str:
 
 def open_hip_driver(ordinal: int = 0) -> HipDriver:
     """The driver of this machine. Raises `DriverUnavailable` if hip-python, the driver or a device is missing."""
-    try:
-        from hip import hip as api
-    except ImportError as error:
-        raise DriverUnavailable(
-            "The package hip-python, which speaks to AMD's driver, is not installed.",
-            hint="Install tessera[hip], or serve with --target cpu.",
-        ) from error
-    try:
-        return HipDriver(api, ordinal)
-    except TesseraError:
-        raise
-    except RuntimeError as error:
-        # hip-python looks for the driver's library when the first call is made.
-        raise DriverUnavailable(
-            f"There is no AMD driver on this machine: {error}", hint="Install ROCm, or serve with --target cpu."
-        ) from error
+
+    def library() -> ModuleType:
+        from hip import hip
+
+        return hip
+
+    return open_vendor_driver(_AMD, library, lambda api: HipDriver(api, ordinal))

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tessera_runtime.errors import AbiMismatch, ProgramInvalid
+from tessera_runtime.abi import require_supported
+from tessera_runtime.errors import ProgramInvalid
 from tessera_runtime.executor.interface import ExecutorLimits
 from tessera_runtime.executor.reference.body import Body, parse_body
 from tessera_runtime.executor.reference.numbers import STORED_AS
 
-ABIS = (1, 2)
 _INPUTS = ("token_ids", "positions", "sequences", "block_tables", "logit_rows")
 
 
@@ -41,11 +41,7 @@ class Program:
 
 def parse_program(program: Mapping[str, Any]) -> Program:
     """Raises AbiMismatch or ProgramInvalid; the message names the launch, the group or the operation."""
-    if program.get("abi") not in ABIS:
-        raise AbiMismatch(
-            f"The program is of ABI {program.get('abi')}, and this runtime reads {', '.join(map(str, ABIS))}.",
-            hint="Update Tessera, or pack the model again.",
-        )
+    require_supported(program.get("abi"))
     try:
         return _Reader(program).read()
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
