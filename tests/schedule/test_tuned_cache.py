@@ -18,7 +18,6 @@ from tessera_compiler.schedule.tuned_cache import (
     tuned_text,
 )
 
-
 PRESENT = tuned_cache.KERNELS
 
 

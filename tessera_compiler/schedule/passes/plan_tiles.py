@@ -34,7 +34,7 @@ _DEFAULTS: dict[tuple[str, str], tuple[Blocking, ...]] = {
     ("x86-64-v4", "f32"): (Blocking(1, 1, 4), Blocking(128, 4, 4, 1), Blocking(0, 6, 4)),
     ("x86-64-v4", "bf16"): (Blocking(1, 1, 4), Blocking(128, 4, 4, 1), Blocking(0, 6, 4)),
     # Groups of quantized columns need a float sum beside each integer one.
-    ("x86-64-v4", "u8"): (Blocking(1, 1, 4, 1), Blocking(128, 4, 4, 1), Blocking(0, 4, 4)),
+    ("x86-64-v4", "u8"): (Blocking(1, 1, 4), Blocking(128, 4, 4, 1), Blocking(0, 4, 4)),
     ("x86-64-v4", "u4"): (Blocking(1, 1, 4, 1), Blocking(128, 4, 4, 1), Blocking(0, 4, 4)),
     # Two of 16 registers a sum; exact integer products need four times as many.
     ("x86-64-v3", "f32"): (Blocking(1, 1, 4), Blocking(0, 6, 1)),

@@ -14,7 +14,7 @@ from xdsl.dialects.builtin import MemRefType
 from xdsl.ir import SSAValue
 
 from tessera_compiler.targets.cpu.dots_of_panels import emit_panels
-from tessera_compiler.targets.cpu.emission import FLOAT, I8, I16, I32, LANES, SECOND_CACHE, RawType, i64, vector
+from tessera_compiler.targets.cpu.emission import FLOAT, I8, I16, I32, LANES, RawType, i64, vector
 from tessera_compiler.tile import dialect
 from tessera_compiler.tile.types import element_name, shape_of
 
@@ -160,7 +160,7 @@ class DotLowering:
                 if distance is not None:
                     for start in starts:
                         soon = builder.gep(start, [builder.add(at, distance)], source_etype=I8)
-                        self._emission.prefetch(soon, SECOND_CACHE)
+                        self._emission.prefetch(soon)
                 for half in range(halves):
                     values = [self._half(each, half) for each in loaded] if halves == 2 else loaded
                     offset = builder.add(builder.mul(step, i64(4 * halves)), i64(4 * half))

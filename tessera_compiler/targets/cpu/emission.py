@@ -24,7 +24,7 @@ SCALARS: dict[str, ir.Type] = {"f32": FLOAT, "bf16": I16, "i1": I1, "i8": I8, "u
 """bfloat16 travels as its sixteen bits."""
 CACHE_LINE = 64
 SECOND_CACHE = 2
-"""Where weights are prefetched to: the first cache holds what is at work."""
+"""Where a waiting thread has weights brought: more of them than the first cache holds."""
 SIZES = {"f32": 4, "bf16": 2, "i8": 1, "u8": 1, "i32": 4}
 
 

@@ -11,7 +11,7 @@ from llvmlite import ir
 from xdsl.dialects.builtin import MemRefType
 from xdsl.ir import SSAValue
 
-from tessera_compiler.targets.cpu.emission import CACHE_LINE, I1, I8, I64, LANES, SECOND_CACHE, SIZES, i64
+from tessera_compiler.targets.cpu.emission import CACHE_LINE, I1, I8, I64, LANES, SIZES, i64
 from tessera_compiler.tile import dialect
 from tessera_compiler.tile.types import element_name, shape_of
 
@@ -59,7 +59,7 @@ class Prefetching:
         place = builder.add(place, i64(self._tile_bytes(load)))
         for line in range(lines):
             at = builder.add(place, i64(line * CACHE_LINE))
-            self._kernel.emission.prefetch(builder.gep(self._start(load), [at], source_etype=I8), SECOND_CACHE)
+            self._kernel.emission.prefetch(builder.gep(self._start(load), [at], source_etype=I8))
 
     def _start(self, load: dialect.LoadPackedOp) -> ir.Value:
         """Where the tile's panels would begin if it began at k = 0."""
