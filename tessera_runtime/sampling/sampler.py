@@ -52,21 +52,22 @@ def sample(
     tokens = np.argmax(logits, axis=1).astype(np.int64) if peaks is None else _highest(logits, peaks)
     highest = logits[np.arange(len(logits)), tokens]
     tokens[~np.isfinite(highest)] = -1
-    with np.errstate(all="ignore"):
-        drawing = [
-            index
-            for index, sequence in enumerate(sequences)
-            if tokens[index] >= 0 and (sequence.changes_logits or not sequence.parameters.greedy)
-        ]
-        if row_sampler is not None:
-            drawing = _draw_together(logits, highest, sequences, drawing, row_sampler, tokens)
-        for index in drawing:
-            runs = None if peaks is None else (peaks[0][index], peaks[1])
-            tokens[index] = _sample_row(
-                logits[index], int(tokens[index]), sequences[index], runs, weigh or weigh_in_numpy
-            )
-    failed = np.flatnonzero(tokens < 0)
-    if len(failed):
+    drawing = [
+        index
+        for index, sequence in enumerate(sequences)
+        if (sequence.changes_logits or not sequence.parameters.greedy) and tokens[index] >= 0
+    ]
+    if drawing:
+        with np.errstate(all="ignore"):
+            if row_sampler is not None:
+                drawing = _draw_together(logits, highest, sequences, drawing, row_sampler, tokens)
+            for index in drawing:
+                runs = None if peaks is None else (peaks[0][index], peaks[1])
+                tokens[index] = _sample_row(
+                    logits[index], int(tokens[index]), sequences[index], runs, weigh or weigh_in_numpy
+                )
+    if tokens.min(initial=0) < 0:
+        failed = np.flatnonzero(tokens < 0)
         raise LogitsNotFinite(
             f"The model's logits are not finite for {len(failed)} of {len(logits)} sequences.",
             hint="Verify the package with `tessera verify`.",
