@@ -199,6 +199,8 @@ class _Bench:
         streams = await self._users(users, self._workload.prompt, self._workload.new)
         good = [stream for stream in streams if stream.error is None and stream.arrivals]
         samples.errors += len(streams) - len(good)
+        if self._first_error is None and len(good) < len(streams):
+            self._first_error = "an answer had no text, so nothing in it could be timed (ask for more with --new)"
         if not good:
             return
         seconds = max(stream.finished for stream in good) - started

@@ -93,7 +93,9 @@ def test_a_server_is_measured(server: RunningServer, capsys: pytest.CaptureFixtu
     assert found["errors"] == {"1": 0, "3": 0} and found["first_error"] is None and found["model"] == "tiny"
     for name in ("ttft_s", "inter_token_s"):
         for shares in found[name].values():
-            assert 0 < shares["p50"] <= shares["p90"] <= shares["p99"]
+            # Two events may come with one read: nothing lies between them.
+            assert 0 <= shares["p50"] <= shares["p90"] <= shares["p99"] and shares["p99"] > 0
+    assert all(shares["p50"] > 0 for shares in found["ttft_s"].values())
     assert found["requests_s"]["3"] * 6 == pytest.approx(found["output_tok_s"]["3"], rel=0.5)
     assert 0 < found["client_core_share"] < 1 and found["first_token_s"] > 0
 
@@ -131,8 +133,8 @@ def test_servers_that_cannot_be_measured(
 
 
 def test_an_address_may_have_v1_behind_it(server: RunningServer) -> None:
-    found = server_bench.bench_server(f"{server.url}/v1/", Workload((1,), 4, 2, (4,), 1))
-    assert found.errors == {1: 0}
+    found = server_bench.bench_server(f"{server.url}/v1/", Workload((1,), 4, 12, (4,), 1))
+    assert found.errors == {1: 0}, found.first_error
     assert str(Address.parse("https://example.org/prefix/v1")) == "https://example.org:443/prefix"
     assert Address.parse("http://[::1]:81").authority == "[::1]:81"
 
