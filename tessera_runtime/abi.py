@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from tessera_runtime.errors import AbiMismatch
 
 SUPPORTED_ABIS = (1, 2, 3)
@@ -13,10 +11,10 @@ GPU_ABIS = (2,)
 """Of programs for GPUs, which are counted apart."""
 
 
-def require_supported(abi: object, supported: Sequence[int] = SUPPORTED_ABIS) -> None:
-    """Raises AbiMismatch if a program's ABI is none of `supported`."""
-    if abi not in supported:
+def require_supported(abi: object) -> None:
+    """Raises AbiMismatch if this runtime does not run programs for CPUs of this ABI."""
+    if abi not in SUPPORTED_ABIS:
         raise AbiMismatch(
-            f"The program is of ABI {abi}, and this runtime reads {', '.join(map(str, supported))}.",
+            f"The program is of ABI {abi}, and this runtime reads {', '.join(map(str, SUPPORTED_ABIS))}.",
             hint="Update Tessera, or pack the model again.",
         )

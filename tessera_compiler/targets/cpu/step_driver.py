@@ -68,7 +68,8 @@ class StepDriver:
         threads = self._protocol.load(builder, context, "threads")
 
         def wanted_after(index: int) -> tuple[ir.Value, ir.Value]:
-            """The weights that this thread reads first behind launch `index`: from where, and how far ahead of time."""
+            """The weights that this thread reads first behind launch `index`: from where, and up to where to fetch
+            them while it waits."""
             stream = next(filter(None, (*streams[index + 1 :], *streams)), None)
             if stream is None:
                 return ir.Constant(POINTER, None), ir.Constant(POINTER, None)

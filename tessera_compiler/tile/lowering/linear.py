@@ -13,6 +13,7 @@ from tessera_compiler.graph.base import GraphOp
 from tessera_compiler.graph.types import rows_of, type_of
 from tessera_compiler.schedule import dialect as schedule
 from tessera_compiler.schedule.heads import heads_in
+from tessera_compiler.schedule.linear_maps import matmul_in
 from tessera_compiler.schedule.passes.plan_tiles import Blocking, output_panels
 from tessera_compiler.schedule.physical import PACKED, PANEL
 from tessera_compiler.schedule.views import VIEW_OPERATIONS
@@ -39,7 +40,7 @@ class _LinearLowering:
     def __init__(self, group: schedule.GroupOp, arguments: GroupArguments, symbol: str, blocking: Blocking):
         self._group = group
         self._arguments = arguments
-        self._product = next(op for op in group.body.block.ops if isinstance(op, schedule.MatmulOp))
+        self._product = matmul_in(group)
         self._quantize = next((op for op in group.body.block.ops if isinstance(op, schedule.QuantizeOp)), None)
         self._peaks = next((op for op in group.body.block.ops if isinstance(op, schedule.PeaksOp)), None)
         weight = self._product.arguments[1]
