@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,6 +97,16 @@ class ServerEnvironment:
             cache=cache.expanduser(),
             misspelt=tuple(_misspelt(values)),
         )
+
+
+_OF_DRIVERS = re.compile(r"(CUDA|HIP|HSA|ROCR|ROCM)_[A-Z0-9_]+|LD_LIBRARY_PATH|HOME")
+
+
+def driver_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What the drivers of GPUs are told: which devices this process may see, where their libraries lie, where they may
+    keep what they compile. An engine that is not told takes a device that is somebody else's."""
+    values = os.environ if environment is None else environment
+    return {name: value for name, value in values.items() if _OF_DRIVERS.fullmatch(name)}
 
 
 def _path(values: Mapping[str, str], name: str) -> Path | None:

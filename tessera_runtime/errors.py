@@ -14,6 +14,7 @@
     │   ├── AbiMismatch              a program or format of a version this runtime cannot read
     │   ├── TargetUnavailable        no target of the package runs on this machine
     │   │   ├── DriverUnavailable    no driver, no device, or no library that speaks to it
+    │   │   ├── DeviceUnavailable    there is a device, and its driver does not give it
     │   │   ├── DriverTooOld         the driver does not read the package's code objects
     │   │   └── DeviceMemoryTooSmall the device has less memory than the plan
     │   ├── TokenizerInvalid         the tokenizer files cannot be used
@@ -135,6 +136,12 @@ class DriverUnavailable(TargetUnavailable):
     """A GPU target was asked for, and there is no driver, no device, or the library that speaks to it is missing."""
 
     code = "driver-unavailable"
+
+
+class DeviceUnavailable(TargetUnavailable):
+    """There is a device that cannot be used: another process has it to itself, or its driver is not in order."""
+
+    code = "device-unavailable"
 
 
 class DriverTooOld(TargetUnavailable):

@@ -34,7 +34,8 @@ def load_executor(
         try:
             executor = load()
         except (TargetUnavailable, DeviceLost, LaunchFailed) as error:
-            reason = reason or error
+            # With devices of two vendors to try, the absence of one says nothing about the other.
+            reason = error if _is_a_surprise(error) and not _is_a_surprise(reason) else reason or error
             continue
         if notice is not None and name == "reference":
             why = f": {_words(reason)}" if reason is not None else ", the only target this package has for it."

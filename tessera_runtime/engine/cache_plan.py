@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tessera_runtime.engine.core import EngineLimits
 from tessera_runtime.engine.settings import EngineSettings
-from tessera_runtime.errors import InvalidRequest
+from tessera_runtime.errors import DeviceMemoryTooSmall, InvalidRequest
 from tessera_runtime.executor.drawing import DrawingExecutor
 from tessera_runtime.executor.interface import Executor, ExecutorLimits
 
@@ -20,10 +20,17 @@ _UNKNOWN_MEMORY = 4 << 30
 
 
 def plan_for(settings: EngineSettings, executor: Executor) -> EngineLimits:
-    """The plan for an executor on this machine; raises as `plan_engine` does."""
+    """The plan for an executor on this machine; raises as `plan_engine` does, and `DeviceMemoryTooSmall`."""
     if isinstance(executor, DrawingExecutor):
         # A device is there for the model alone, and the executor has already put its own needs aside.
-        return plan_engine(settings, executor.limits, 2 * executor.free_memory())
+        free, block = executor.free_memory(), executor.limits.bytes_per_block
+        if settings.pages is None and settings.kv_memory is None and free < block:
+            raise DeviceMemoryTooSmall(
+                f"The weights and the largest step leave {free} bytes of the device's memory to the KV cache, and one "
+                f"block of it takes {block}.",
+                hint="Free memory of the device, or serve with --target cpu.",
+            )
+        return plan_engine(settings, executor.limits, 2 * free)
     return plan_engine(settings, executor.limits, free_memory())
 
 

@@ -143,7 +143,7 @@ def serve(connection: Connection, settings: EngineSettings) -> int:
         with phases.phase("check package"):
             package = open_package(Path(settings.package))
         with phases.phase("load program"):
-            executor = load_executor(package, target=settings.target, threads=settings.threads)
+            executor = load_executor(package, target=settings.target, threads=settings.threads, notice=_notice)
     except TesseraError as error:
         return _refuse_to_start(connection, error)
     with executor:
@@ -166,6 +166,11 @@ def serve(connection: Connection, settings: EngineSettings) -> int:
         finally:
             signal.signal(signal.SIGTERM, previous)
     return 0
+
+
+def _notice(sentence: str) -> None:
+    """Tells people, who find the gateway's log on the same stream."""
+    print(f"engine: {sentence}", file=sys.stderr, flush=True)
 
 
 def _capacity(executor: Executor, limits: EngineLimits, weights_bytes: int) -> EngineCapacity:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf
 """Those of the processor's features that decide how fast a model runs."""
 
 
-def capabilities() -> dict[str, Any]:
-    """Plain values: the processor and its classes, cores, memory, GPUs, and what this runtime reads and executes."""
+def capabilities(notice: Callable[[str], None] | None = None) -> dict[str, Any]:
+    """Plain values: the processor and its classes, cores, memory, GPUs, and what this runtime reads and executes.
+    `notice` is told of GPUs that are there and cannot be used."""
     processor = read_processor()
     cores = usable_cores()
     memory = _memory()
-    devices = found_devices()
+    devices = found_devices(notice)
     return {
         "machine": processor.machine,
         "processor": _processor_name(),

@@ -1,7 +1,8 @@
 """Starts one engine process and speaks with it.
 
-The process gets no environment, so no secret of the gateway is there to be found, and it dies with the gateway however
-that ends: the kernel kills it (PR_SET_PDEATHSIG), and it ends by itself when its socket does. The socket lies in a
+The process gets nothing of the environment but what is meant for drivers of GPUs, so no secret of the gateway is there
+to be found, and it dies with the gateway however that ends: the kernel kills it (PR_SET_PDEATHSIG), and it ends by
+itself when its socket does. The socket lies in a
 folder of its own that only this user may enter, and that is gone as soon as the engine has connected.
 """
 
@@ -22,6 +23,7 @@ from typing import cast
 
 import msgspec
 
+from tessera_runtime.configuration import driver_environment
 from tessera_runtime.engine.protocol import LENGTH, MAX_FRAME, FromEngine, ToEngine, decode_from_engine, encode
 from tessera_runtime.engine.settings import EngineSettings
 from tessera_runtime.server.errors import EngineStartFailed
@@ -56,7 +58,7 @@ class EngineProcess:
                 [sys.executable, "-S", "-E", "-c", boot, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                env={"LC_ALL": "C.UTF-8"},
+                env={**driver_environment(), "LC_ALL": "C.UTF-8"},
                 # A Ctrl-C in the terminal goes to the whole group; only the gateway decides what it means.
                 start_new_session=True,
             )

@@ -39,6 +39,8 @@ BUSY_PINGS = 240
 """Pings without an answer after which even one that works does."""
 LEAST_TICKS = 2
 """Clock ticks of processor time between two pings that count as work."""
+EXIT_SECONDS = 1.0
+"""How long an engine may take to end after it has closed its socket, before it is killed."""
 MAX_CRASHES = 3
 LONG_LIFE = 60.0
 """An engine that lived this long did not die of how it was started."""
@@ -154,6 +156,9 @@ class EngineInstance:
                 if self._first is not None and not self._first.done():
                     self._first.set_result(None)
                 await self._until_lost(self._process)
+                if self._lost.is_set():
+                    # Its exit code says why it went, and comes a moment after the end of its socket.
+                    await self._process.wait(EXIT_SECONDS)
                 reason = "ended"
             except EngineStartFailed as error:
                 reason = str(error)

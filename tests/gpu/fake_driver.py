@@ -136,6 +136,7 @@ class FakeDriver:
         self._functions: dict[int, tuple[str, int]] = {}
         self._modules: dict[int, Sequence[str]] = {}
         self._graphs: dict[int, list[Operation]] = {}
+        self._launched: set[int] = set()
         self._handles = 0
 
     @property
@@ -294,11 +295,12 @@ class FakeDriver:
         self._alive()
         self._not_recording("launch_graph")
         self.graph_launches += 1
+        self._launched.add(graph)
         for operation in self._graphs[graph]:
             self._queue(stream, operation)
 
     def destroy_graph(self, graph: int) -> None:
-        if any(stream.queue for stream in self._streams.values()):
+        if graph in self._launched and any(stream.queue for stream in self._streams.values()):
             raise Misuse("a graph is destroyed while something is queued")
         del self._graphs[graph]
 

@@ -11,12 +11,16 @@ from fake_driver import FakeDriver, Misuse
 from hash_executor import HashExecutor
 from toy_program import ToyWeights, toy_driver, toy_executor, toy_program, write_code
 
+from tessera_runtime.engine.cache_plan import plan_for
+from tessera_runtime.engine.settings import EngineSettings
 from tessera_runtime.errors import (
     CacheNotAllocated,
     DeviceLost,
     DeviceMemoryTooSmall,
     DigestMismatch,
     DriverTooOld,
+    FileMissing,
+    FileTruncated,
     StepInvalid,
     WeightsInvalid,
 )
@@ -230,7 +234,6 @@ def test_a_step_needs_a_cache(tmp_path: Path) -> None:
 
 def test_kernels_are_loaded_when_they_are_needed(tmp_path: Path) -> None:
     executor, driver, _ = opened(tmp_path)
-    assert driver.loaded == []
     executor.step(batch_of([(0, [1], [0])]))
     assert len(driver.loaded) == 1
     executor.allocate_seats(1)
@@ -250,14 +253,64 @@ def test_too_little_memory_is_said_with_figures(tmp_path: Path) -> None:
     executor.close()
     with pytest.raises(DeviceMemoryTooSmall, match="The package's weights take"):
         toy_executor(tmp_path, toy_driver(program, capacity=32))
+    small, _ = toy_executor(tmp_path, toy_driver(program, capacity=3_000))
+    with pytest.raises(
+        DeviceMemoryTooSmall, match="largest step leave 0 bytes .* to the KV cache, and one block of it"
+    ):
+        plan_for(EngineSettings(), small)
+    small.close()
 
 
-def test_a_driver_too_old_is_named(tmp_path: Path) -> None:
-    executor, driver, _ = opened(tmp_path)
+def test_what_a_failed_start_took_is_given_back(tmp_path: Path) -> None:
+    class Unreadable(ToyWeights):
+        def read_into(self, target: Any, name: str, start: int) -> None:
+            raise FileTruncated("the file ended")
+
+    raw = toy_program()
+    program = read_program(raw)
+    with pytest.raises(FileMissing, match="cannot be read: No such file"):
+        GpuExecutor(toy_driver(program), program, tmp_path, Unreadable())
+    write_code(tmp_path, raw)
+    driver = toy_driver(program)
+    with pytest.raises(FileTruncated):
+        GpuExecutor(driver, program, tmp_path, Unreadable())
+    assert driver.closed and driver.memory.held == 0
+
+
+def test_a_step_runs_where_no_memory_is_left_for_its_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    executor, driver, oracle = opened(tmp_path)
+    batch = batch_of([(0, [1, 2], [3])])
+    end, launch = driver.end_capture, driver.launch
+
+    def no_memory(*_: Any) -> Any:
+        raise DeviceMemoryTooSmall("taken by another process")
+
+    def no_graph(stream: int) -> int:
+        driver.destroy_graph(end(stream))
+        return no_memory()
+
+    def no_launch(prepared: Any, parameters: int, stream: int) -> None:
+        recording = driver._streams[stream].recording is not None
+        (no_memory if recording else launch)(prepared, parameters, stream)
+
+    for name, failing in (("end_capture", no_graph), ("launch", no_launch)):
+        with monkeypatch.context() as patch:
+            patch.setattr(driver, name, failing)
+            for _ in range(3):
+                np.testing.assert_array_equal(executor.step(batch), oracle.step(batch))
+        assert executor.recorded_graphs == 0
+    np.testing.assert_array_equal(executor.step(batch), oracle.step(batch))
+    assert executor.recorded_graphs == 1
+    executor.close()
+    assert driver.left_over() == {}
+
+
+def test_a_driver_too_old_is_named_before_anything_is_loaded(tmp_path: Path) -> None:
+    driver = toy_driver(read_program(toy_program()))
     driver.too_old = True
     with pytest.raises(DriverTooOld, match="version 12.0"):
-        executor.step(batch_of([(0, [1], [0])]))
-    executor.close()
+        toy_executor(tmp_path, driver)
+    assert driver.closed and driver.memory.held == 0
 
 
 def test_ptx_is_the_way_out_where_there_is_some(tmp_path: Path) -> None:
@@ -277,12 +330,13 @@ def test_ptx_is_the_way_out_where_there_is_some(tmp_path: Path) -> None:
 
 
 def test_code_that_was_altered_is_not_run(tmp_path: Path) -> None:
-    executor, _, _ = opened(tmp_path)
+    raw = toy_program()
+    write_code(tmp_path, raw)
     for file in tmp_path.glob("*.cubin"):
         file.write_bytes(file.read_bytes() + b" ")
+    program = read_program(raw)
     with pytest.raises(DigestMismatch, match="was altered"):
-        executor.step(batch_of([(0, [1], [0])]))
-    executor.close()
+        GpuExecutor(toy_driver(program), program, tmp_path, ToyWeights())
 
 
 def test_a_device_that_is_lost_in_a_step_is_one_error_and_closes_quietly(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tessera import runtime
 from tessera_runtime import loading
 from tessera_runtime.errors import (
     DeviceMemoryTooSmall,
+    DeviceUnavailable,
     DriverTooOld,
     DriverUnavailable,
     TargetUnavailable,
@@ -155,6 +156,27 @@ def test_a_device_that_cannot_be_used_is_spoken_of(package: ToyPackage, monkeypa
     )
     with pytest.raises(DriverTooOld):
         load(package, notices, "cuda-sm90")
+    Machine(monkeypatch, H200).too_old = True
+    assert load(package, notices).description == "cpu"
+    assert notices.pop().startswith("Running on the CPU: The driver is of version 12.0 and cannot read this code")
+
+
+def test_a_device_that_its_driver_withholds_is_spoken_of(package: ToyPackage, monkeypatch: pytest.MonkeyPatch) -> None:
+    notices: list[str] = []
+    Machine(monkeypatch, None)
+    package.programs["hip-gfx942"] = package.programs["cuda-sm90"]
+
+    def held(family: str) -> FakeDriver:
+        if family == "cuda":
+            raise DriverUnavailable("There is no NVIDIA driver on this machine.")
+        raise DeviceUnavailable("The AMD device cannot be used: another process has it.")
+
+    monkeypatch.setattr(loading, "open_driver", held)
+    assert load(package, notices).description == "cpu"
+    assert notices.pop() == "Running on the CPU: The AMD device cannot be used: another process has it."
+    monkeypatch.setattr(discovery, "open_driver", held)
+    assert discovery.found_devices(notices.append) == []
+    assert notices == ["The AMD device cannot be used: another process has it."]
 
 
 def test_what_a_machine_runs_is_what_loading_opens(package: ToyPackage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,11 +13,12 @@ import pytest
 from hash_executor import HashExecutor
 from test_gpu_executor import batch_of, greedy
 from toy_program import ToyWeights, toy_driver, toy_program, write_code
-from vendor_apis import CudaApi, HipApi, VendorApi
+from vendor_apis import CudaApi, HipApi, Status, VendorApi
 
 from tessera_runtime.errors import (
     DeviceLost,
     DeviceMemoryTooSmall,
+    DeviceUnavailable,
     DriverTooOld,
     DriverUnavailable,
     LaunchFailed,
@@ -28,6 +30,11 @@ from tessera_runtime.executor.gpu.program import read_program
 from tessera_runtime.executor.hip.driver import HipDriver, open_hip_driver
 
 VENDORS = ["cuda", "hip"]
+
+
+def open_on(api: VendorApi) -> Driver:
+    """The vendor's own driver over a stand-in."""
+    return CudaDriver(api) if isinstance(api, CudaApi) else HipDriver(api)
 
 
 def vendor(kind: str, **options: Any) -> tuple[Driver, VendorApi]:
@@ -118,7 +125,61 @@ def test_a_machine_without_devices(kind: str) -> None:
     api: Any = CudaApi(fake) if kind == "cuda" else HipApi(fake)
     api.devices = 0
     with pytest.raises(DriverUnavailable, match="has 0 .* devices"):
-        (CudaDriver if kind == "cuda" else HipDriver)(api)
+        open_on(api)
+    # The vendor's tool shows even those that are hidden from this process.
+    api.failing = {f"{'cu' if kind == 'cuda' else 'hip'}Init": Status.NO_DEVICE}
+    with pytest.raises(DriverUnavailable, match=r"finds no device.*NO_DEVICE.*(CUDA|HIP)_VISIBLE_DEVICES hides it"):
+        open_on(api)
+
+
+@pytest.mark.parametrize(
+    ("kind", "call", "status", "error"),
+    [
+        ("cuda", "cuDevicePrimaryCtxRetain", Status.DEVICE_UNAVAILABLE, DeviceUnavailable),
+        ("cuda", "cuInit", Status.UNKNOWN, DeviceUnavailable),
+        ("cuda", "cuInit", KeyError(1234), DeviceUnavailable),
+        ("cuda", "cuDevicePrimaryCtxRetain", Status.OUT_OF_MEMORY, DeviceMemoryTooSmall),
+        ("hip", "hipSetDevice", Status.INVALID_VALUE, DeviceUnavailable),
+    ],
+)
+def test_a_device_that_is_there_and_not_to_be_had(kind: str, call: str, status: Any, error: type[Exception]) -> None:
+    fake = toy_driver(read_program(toy_program()))
+    api: Any = CudaApi(fake) if kind == "cuda" else HipApi(fake)
+    api.failing = {call: status}
+    with pytest.raises(error, match="serve with --target cpu"):
+        open_on(api)
+
+
+@pytest.mark.parametrize("kind", VENDORS)
+@pytest.mark.parametrize("unknown", [KeyError(1234), ValueError("1234 is not a valid status")])
+def test_a_status_that_the_package_does_not_know_ends_the_engine(kind: str, unknown: Exception) -> None:
+    driver, api = vendor(kind)
+    stream = driver.create_stream()
+    api.failing = {f"{'cu' if kind == 'cuda' else 'hip'}StreamSynchronize": unknown}
+    with pytest.raises(DeviceLost, match="an error that (cuda-bindings|hip-python) does not know: 1234"):
+        driver.synchronize(stream)
+
+
+@pytest.mark.parametrize("kind", VENDORS)
+def test_any_thread_may_compute(kind: str, tmp_path: Path) -> None:
+    raw = toy_program()
+    write_code(tmp_path, raw)
+    driver, api = vendor(kind)
+    batch = batch_of([(0, [1, 2, 3], [4])])
+    with GpuExecutor(driver, read_program(raw), tmp_path, ToyWeights()) as executor:
+        executor.allocate_cache(20)
+        expected = executor.step(batch)
+        with ThreadPoolExecutor(1) as other:
+            np.testing.assert_array_equal(other.submit(executor.step, batch).result(), expected)
+            entered = api.calls.count("cuCtxSetCurrent" if kind == "cuda" else "hipSetDevice")
+            np.testing.assert_array_equal(other.submit(executor.step, batch).result(), expected)
+        np.testing.assert_array_equal(executor.step(batch), expected)
+    assert entered == 2 and api.calls.count("cuCtxSetCurrent" if kind == "cuda" else "hipSetDevice") == 3
+
+
+def test_hip_python_of_either_kind() -> None:
+    fake = toy_driver(read_program(toy_program()))
+    assert HipDriver(HipApi(fake)).device == HipDriver(HipApi(fake, older=True)).device
 
 
 @pytest.mark.parametrize(("kind", "opened"), [("cuda", open_cuda_driver), ("hip", open_hip_driver)])
@@ -143,5 +204,5 @@ def test_a_machine_without_the_library_or_the_driver(kind: str, opened: Any, mon
         parent, _, child = name.rpartition(".")
         if parent:
             setattr(modules[parent], child, module)
-    with pytest.raises(DriverUnavailable, match="no (NVIDIA|AMD) driver on this machine"):
+    with pytest.raises(DriverUnavailable, match=r"no (NVIDIA|AMD) driver on this machine: .* found\. Install"):
         opened()

@@ -6,6 +6,7 @@ So the vendors' drivers can be run whole, and every argument they pass is one th
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable
 from enum import IntEnum
 from types import SimpleNamespace
@@ -24,11 +25,46 @@ class Status(IntEnum):
     CUDA_SUCCESS = 0
     INVALID_VALUE = 1
     OUT_OF_MEMORY = 2
+    DEVICE_UNAVAILABLE = 46
     NO_DEVICE = 100
+    INVALID_CONTEXT = 201
     UNSUPPORTED_PTX_VERSION = 222
     NO_BINARY_FOR_GPU = 209
     INVALID_HANDLE = 400
     LAUNCH_FAILED = 719
+    UNKNOWN = 999
+
+
+class Handle:
+    """What calls that make something give: no number, but an object that has one."""
+
+    def __init__(self, value: int) -> None:
+        self._value = value
+
+    def __int__(self) -> int:
+        return self._value
+
+
+MAKERS = (
+    *(
+        "MemAlloc",
+        "HostAlloc",
+        "Malloc",
+        "StreamCreate",
+        "StreamCreateWithFlags",
+        "EventCreate",
+        "EventCreateWithFlags",
+    ),
+    *(
+        "ModuleLoadData",
+        "ModuleGetFunction",
+        "EndCapture",
+        "GraphInstantiate",
+        "GraphInstantiateWithFlags",
+        "CtxRetain",
+    ),
+)
+"""How the names of calls end that give a handle."""
 
 
 class VendorApi:
@@ -39,6 +75,9 @@ class VendorApi:
         self.unreadable = unreadable
         self.devices = 1
         self.calls: list[str] = []
+        self.failing: dict[str, Status | Exception] = {}
+        """What calls give, or raise, instead of doing anything."""
+        self.current = threading.local()
         self._pinned: dict[int, np.ndarray[Any, Any]] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -49,29 +88,34 @@ class VendorApi:
 
         def call(*arguments: Any) -> tuple[Any, ...]:
             self.calls.append(name)
+            failure = self.failing.get(name) or self.refusal(name)
+            if isinstance(failure, Exception):
+                raise failure
+            results = () if name.endswith(("LaunchKernelEx", "LaunchKernel")) else (None,)
             try:
-                result = act(*arguments)
+                if failure is not None:
+                    return failure, *results
+                result = act(*(int(each) if isinstance(each, Handle) else each for each in arguments))
             except DeviceMemoryTooSmall:
-                return Status.OUT_OF_MEMORY, None
+                return Status.OUT_OF_MEMORY, *results
             except DriverTooOld:
-                return self.unreadable, None
+                return self.unreadable, *results
             except DeviceLost:
-                return (
-                    (Status.LAUNCH_FAILED,)
-                    if name.endswith(("LaunchKernelEx", "LaunchKernel"))
-                    else (
-                        Status.LAUNCH_FAILED,
-                        None,
-                    )
-                )
+                return Status.LAUNCH_FAILED, *results
             if result is None:
                 return (Status.CUDA_SUCCESS,)
+            if name.endswith(MAKERS):
+                return Status.CUDA_SUCCESS, Handle(result[0] if isinstance(result, tuple) else result)
             return (Status.CUDA_SUCCESS, *(result if isinstance(result, tuple) else (result,)))
 
         return call
 
     def table(self) -> dict[str, Callable[..., Any]]:
         raise AssertionError("a vendor has a table")
+
+    def refusal(self, name: str) -> Status | None:
+        """Why a call cannot be made on this thread."""
+        return None
 
     def pin(self, size: int, flags: int) -> int:
         memory = self.fake.allocate_pinned(size)
@@ -140,7 +184,7 @@ class CudaApi(VendorApi):
             "cuDeviceGet": lambda ordinal: ordinal,
             "cuDevicePrimaryCtxRetain": lambda device: 77,
             "cuDevicePrimaryCtxRelease": lambda device: fake.close(),
-            "cuCtxSetCurrent": lambda context: None,
+            "cuCtxSetCurrent": lambda context: setattr(self.current, "context", context),
             "cuDeviceGetAttribute": lambda name, _: facts.get(name) if name in facts else getattr(fake.device, name),
             "cuDeviceGetName": lambda size, _: fake.device.name.encode().ljust(size, b"\0"),
             "cuDeviceTotalMem": lambda _: fake.device.memory_bytes,
@@ -176,6 +220,11 @@ class CudaApi(VendorApi):
             "cuGraphExecDestroy": fake.destroy_graph,
         }
 
+    def refusal(self, name: str) -> Status | None:
+        anywhere = ("cuInit", "cuDevice", "cuDriver", "cuCtx", "cuGetErrorString")
+        here = name.startswith(anywhere) or getattr(self.current, "context", None) == 77
+        return None if here else Status.INVALID_CONTEXT
+
     def launch(self, configuration: SimpleNamespace, function: int, parameters: int, extra: int) -> None:
         assert configuration.numAttrs == len(configuration.attrs)
         self.launched.append(configuration)
@@ -191,13 +240,16 @@ class HipStatus:
 
 
 class HipApi(VendorApi):
-    """`hip.hip`."""
+    """`hip.hip` of version 10, or with `older` of 7."""
 
     hipError_t = HipStatus
     hipStreamCaptureMode = SimpleNamespace(hipStreamCaptureModeThreadLocal=1)
 
-    def __init__(self, fake: FakeDriver) -> None:
+    hipDeviceProp_t = SimpleNamespace
+
+    def __init__(self, fake: FakeDriver, *, older: bool = False) -> None:
         super().__init__(fake, Status.NO_BINARY_FOR_GPU)
+        self.older = older
 
     def table(self) -> dict[str, Callable[..., Any]]:
         fake = self.fake
@@ -214,8 +266,12 @@ class HipApi(VendorApi):
         return {
             "hipInit": lambda flags: None,
             "hipGetDeviceCount": lambda: self.devices,
-            "hipSetDevice": lambda ordinal: None,
-            "hipGetDeviceProperties": lambda ordinal: properties,
+            "hipSetDevice": lambda ordinal: setattr(self.current, "device", ordinal),
+            "hipGetDeviceProperties": (
+                (lambda target, ordinal: vars(target).update(vars(properties)))
+                if self.older
+                else lambda ordinal: properties
+            ),
             "hipMemGetInfo": lambda: (fake.free_memory(), fake.memory.capacity),
             "hipMalloc": fake.allocate,
             "hipFree": fake.free,

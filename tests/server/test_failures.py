@@ -109,6 +109,8 @@ def test_a_request_that_kills_engines_is_given_up(start: Start) -> None:
     server = start("--target", "0.005")
     answer = server.post("/v1/completions", prompt=[399, 5], max_tokens=4)
     assert answer.status_code == 500 and answer.json()["error"]["code"] == "engine_failed"
+    # An engine that ends by itself says why by its exit code, which the log has.
+    assert {event["exit_code"] for event in server.events() if event["event"] == "engine_lost"} == {9}
     eventually(lambda: server.readiness() == 200)
     server.complete()
 

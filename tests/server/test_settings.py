@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from running_server import HERE, RunningServer, clean_environment
 
-from tessera_runtime.configuration import Configuration, ServerEnvironment
+from tessera_runtime.configuration import Configuration, ServerEnvironment, driver_environment
 from tessera_runtime.errors import InvalidRequest
 from tessera_runtime.server.errors import ConfigurationInvalid, NotYetActive
 from tessera_runtime.server.settings import (
@@ -161,6 +161,12 @@ def test_the_environment() -> None:
     for name, value in (("TESSERA_PORT", "70000"), ("TESSERA_KV_MEMORY", "lots"), ("TESSERA_MAX_QUEUE", "0")):
         with pytest.raises(InvalidRequest, match=name):
             ServerEnvironment.from_environment({name: value})
+
+
+def test_drivers_are_told_what_is_meant_for_them_and_nothing_else() -> None:
+    theirs = {"CUDA_VISIBLE_DEVICES": "1", "ROCR_VISIBLE_DEVICES": "2", "LD_LIBRARY_PATH": "/l", "HOME": "/h"}
+    others = {"TESSERA_API_KEY": "abc", "AWS_SECRET": "s", "MY_CUDA_TOKEN": "t", "HOMES": "/x", "PATH": "/bin"}
+    assert driver_environment({**theirs, **others}) == theirs
 
 
 def test_none_overrides_nothing() -> None:

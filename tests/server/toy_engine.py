@@ -51,7 +51,7 @@ class SlowExecutor(ToyExecutor):
         return super().expected(prefix[-8:])
 
 
-def load(package: Any, *, target: str | None = None, threads: int | None = None) -> ToyExecutor:
+def load(package: Any, *, target: str | None = None, threads: int | None = None, notice: Any = None) -> ToyExecutor:
     if target == "none":
         raise TargetUnavailable("No target of this package runs here.", hint="Build one.")
     name = target or "0"

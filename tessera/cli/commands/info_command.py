@@ -11,11 +11,11 @@ from tessera.cli.options import json_option
 @json_option
 def command(as_json: bool) -> None:
     """Show what this machine can run: its class, cores, memory and GPUs, and what this runtime reads."""
-    from tessera.cli.output import print_facts, print_json
+    from tessera.cli.output import notice, print_facts, print_json
     from tessera_runtime.observe.capabilities import capabilities
     from tessera_runtime.package.sizes import readable_size
 
-    facts = capabilities()
+    facts = capabilities(notice)
     if as_json:
         print_json(facts)
         return

@@ -14,8 +14,10 @@ from tessera_runtime.errors import DriverTooOld
 from tessera_runtime.executor.gpu.driver import Bytes, Device, LaunchShape, TensorMapShape
 from tessera_runtime.executor.gpu.vendor_driver import Vendor, VendorDriver, open_vendor_driver
 
-_LOST = frozenset({4, 46, 201, 214, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 804, 911, 999})
-_NVIDIA = Vendor("NVIDIA", "cuda", "cuda-bindings", "nvidia-smi", "Install one", _LOST)
+_LOST = frozenset(
+    {4, 46, 201, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 804, 806, 810, 911, 999}
+)
+_NVIDIA = Vendor("NVIDIA", "cuda", "cuda-bindings", "nvidia-smi", "CUDA_VISIBLE_DEVICES", "Install one", _LOST)
 _UNREADABLE = frozenset({200, 209, 218, 221, 222})
 """A code object of a kind or version that the driver does not know."""
 _TENSOR_MAP_TYPES = {
@@ -38,10 +40,15 @@ class CudaDriver(VendorDriver):
         """`api` is `cuda.bindings.driver`. Raises `DriverUnavailable` if there is no such device."""
         super().__init__(_NVIDIA, api.CUresult.CUDA_SUCCESS)
         self._api = api
-        self._require_device(lambda: self._call(api.cuInit, 0), lambda: self._call(api.cuDeviceGetCount), ordinal)
-        self._ordinal = self._call(api.cuDeviceGet, ordinal)
-        self._context = self._call(api.cuDevicePrimaryCtxRetain, self._ordinal)
-        self._call(api.cuCtxSetCurrent, self._context)
+        self._context: Any = None
+
+        def enter() -> None:
+            if self._context is None:
+                self._ordinal = self._call(api.cuDeviceGet, ordinal)
+                self._context = self._call(api.cuDevicePrimaryCtxRetain, self._ordinal)
+            self._call(api.cuCtxSetCurrent, self._context)
+
+        self._open(lambda: self._call(api.cuInit, 0), lambda: int(self._call(api.cuDeviceGetCount)), enter, ordinal)
         self._device = self._describe()
 
     @property
@@ -103,7 +110,7 @@ class CudaDriver(VendorDriver):
             self._call(self._api.cuMemsetD8Async, address, value, size, stream)
 
     def load_module(self, code: Bytes) -> int:
-        status, module = self._api.cuModuleLoadData(code.ctypes.data)
+        status, (module,) = self._ask(self._api.cuModuleLoadData, code.ctypes.data)
         if int(status) in _UNREADABLE:
             major, minor = divmod(self._device.driver_version // 10, 100)
             raise DriverTooOld(
@@ -146,9 +153,7 @@ class CudaDriver(VendorDriver):
     def launch(self, prepared: Any, parameters: int, stream: int) -> None:
         configuration, function = prepared
         configuration.hStream = stream
-        (status,) = self._api.cuLaunchKernelEx(configuration, function, parameters, 0)
-        if status != self._success:
-            self._check(status)
+        self._call(self._api.cuLaunchKernelEx, configuration, function, parameters, 0)
 
     def begin_capture(self, stream: int) -> None:
         mode = self._api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL

@@ -1,8 +1,8 @@
 """What a GPU executor asks of a vendor's driver: some thirty calls, and nothing of any vendor in their types.
 
-Addresses and handles are plain integers. There is one device and one context, and a driver is used from the thread that
-made it. Every call raises `DeviceLost` once the device is gone, `DeviceMemoryTooSmall` from the two that allocate,
-`DriverTooOld` from `load_module`, and `LaunchFailed` for any other refusal.
+Addresses and handles are plain integers. There is one device and one context, and a driver is used by one thread at a
+time, whichever that is. Every call raises `DeviceLost` once the device is gone, `DeviceMemoryTooSmall` if its memory
+does not suffice, `DriverTooOld` from `load_module`, and `LaunchFailed` for any other refusal.
 """
 
 from __future__ import annotations

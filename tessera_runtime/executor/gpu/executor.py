@@ -74,6 +74,9 @@ class GpuExecutor:
         self._scratch = Region(driver, "The kernels' scratch takes")
         try:
             self._modules = ModuleLibrary(driver, program, folder, compile_at_load=compile_at_load)
+            # Whether the driver reads the code is known before anything large is loaded: another target may serve then.
+            for kernel in tuple(program.kernels)[:1]:
+                self._modules.function(kernel)
             self._stream = driver.create_stream()
             self._staging = Staging(driver, self._stream)
             self._runner = StepRunner(driver, program, self._modules, self._stream)
@@ -81,6 +84,9 @@ class GpuExecutor:
             self._weights.grow(max(1, weight_offsets(program.weights)[1]))
             self._weight_addresses = load_weights(driver, program.weights, source, self._weights.address)
         except BaseException:
+            # Not every driver's `close` gives memory back, and the processor may serve now, in this process.
+            with contextlib.suppress(ExecutionError):
+                self._weights.release()
             driver.close()
             raise
         self._limits = ExecutorLimits(
@@ -185,10 +191,7 @@ class GpuExecutor:
     def submit(self, batch: StepBatch, draws: NDArray[Any]) -> int:
         if not self.draws:
             raise StepInvalid("The program leaves the drawing to the host.", hint="Run it with `step`.")
-        if len(draws) != len(batch.logit_rows):
-            raise StepInvalid(f"A step with {len(batch.logit_rows)} rows of logits has {len(draws)} draws.")
-        if len(draws) and not -1 <= int(draws["seat"].min()) <= int(draws["seat"].max()) < self._seats:
-            raise StepInvalid(f"The seats of a step's draws must lie in 0 to {self._seats - 1}, or be -1.")
+        self._require_draws(batch, draws)
         flags = int(np.bitwise_or.reduce(draws["flags"])) if len(draws) else 0
         if flags & BITMASK and self._tickets:
             raise StepInvalid(
@@ -212,9 +215,12 @@ class GpuExecutor:
         del self._tickets[ticket]
         return slot.take(rows, with_logprobs)
 
-    def time_step(self, batch: StepBatch, form: Form = "logits", repeats: int = 50) -> float:
-        """Seconds that the device takes for a step, without the copies; see `timing` for what it leaves behind."""
-        sizes = self._lay_out(batch)
+    def time_step(
+        self, batch: StepBatch, form: Form = "logits", repeats: int = 50, draws: NDArray[Any] | None = None
+    ) -> float:
+        """Seconds that the device takes for a step, without the copies; see `timing` for what it leaves behind. Without
+        `draws`, it draws for nobody."""
+        sizes = self._lay_out(batch, draws)
         return self._runner.time_step(form, sizes, MetadataLayout.of(sizes), repeats)
 
     def time_launches(self, batch: StepBatch, form: Form = "logits", repeats: int = 20) -> list[LaunchTime]:
@@ -222,9 +228,11 @@ class GpuExecutor:
         sizes = self._lay_out(batch)
         return self._runner.time_launches(form, sizes, MetadataLayout.of(sizes), repeats)
 
-    def _lay_out(self, batch: StepBatch) -> StepSizes:
+    def _lay_out(self, batch: StepBatch, draws: NDArray[Any] | None = None) -> StepSizes:
         self._require_idle()
-        _, sizes = self._queue(batch, idle_draws(len(batch.logit_rows)), "logits")
+        draws = idle_draws(len(batch.logit_rows)) if draws is None else draws
+        self._require_draws(batch, draws)
+        _, sizes = self._queue(batch, draws, "logits")
         self._driver.synchronize(self._stream)
         return sizes
 
@@ -387,6 +395,12 @@ class GpuExecutor:
     def _require_idle(self) -> None:
         if self._tickets:
             raise StepInvalid("Steps are in flight.", hint="Collect them first.")
+
+    def _require_draws(self, batch: StepBatch, draws: NDArray[Any]) -> None:
+        if len(draws) != len(batch.logit_rows):
+            raise StepInvalid(f"A step with {len(batch.logit_rows)} rows of logits has {len(draws)} draws.")
+        if len(draws) and not -1 <= int(draws["seat"].min()) <= int(draws["seat"].max()) < self._seats:
+            raise StepInvalid(f"The seats of a step's draws must lie in 0 to {self._seats - 1}, or be -1.")
 
     def _require_seat(self, seat: int) -> None:
         if not 0 <= seat < self._seats:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tessera_runtime.errors import DigestMismatch, DriverTooOld, TargetUnavailable
+from tessera_runtime.errors import DigestMismatch, DriverTooOld, FileMissing, TargetUnavailable
 from tessera_runtime.executor.gpu.driver import Driver
 from tessera_runtime.executor.gpu.program import GpuProgram
 
@@ -25,7 +25,7 @@ class ModuleLibrary:
         self._functions: dict[str, int] = {}
 
     def function(self, kernel: str) -> int:
-        """Raises `DriverTooOld`, `TargetUnavailable` or `DigestMismatch`, the first time."""
+        """Raises `DriverTooOld`, `TargetUnavailable`, `DigestMismatch` or `FileMissing`, the first time."""
         found = self._functions.get(kernel)
         if found is None:
             described = self._program.kernels[kernel]
@@ -68,7 +68,13 @@ class ModuleLibrary:
 
     def _load(self, index: int) -> int:
         module = self._program.modules[index]
-        code = (self._folder / module.file).read_bytes()
+        try:
+            code = (self._folder / module.file).read_bytes()
+        except OSError as error:
+            raise FileMissing(
+                f"The program's code object {module.file!r} cannot be read: {error.strerror}.",
+                hint="Get the package again, or pack the model again.",
+            ) from None
         digest = hashlib.sha256(code).hexdigest()
         if digest != module.sha256:
             raise DigestMismatch(

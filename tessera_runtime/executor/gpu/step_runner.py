@@ -5,11 +5,12 @@ Recording costs as much as launching, and a graph takes memory: sizes that come 
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal
 
-from tessera_runtime.errors import DeviceLost, ExecutionError
+from tessera_runtime.errors import DeviceLost, DeviceMemoryTooSmall, ExecutionError, TesseraError
 from tessera_runtime.executor.gpu.binding import Addresses, BoundLaunches, LaunchBinder, scratch_bytes
 from tessera_runtime.executor.gpu.buckets import BucketRule
 from tessera_runtime.executor.gpu.driver import Driver
@@ -86,7 +87,9 @@ class StepRunner:
         key = (form, sizes)
         graph = self._graphs.get(key) if end is None else None
         if graph is None and end is None and key in self._bound:
-            graph = self.record(form, sizes, layout)
+            # A graph takes memory, of which another process may have left none; the step itself needs no more.
+            with contextlib.suppress(DeviceMemoryTooSmall):
+                graph = self.record(form, sizes, layout)
         if graph is not None:
             self._graphs.move_to_end(key)
             self._driver.launch_graph(graph, self._stream)
@@ -105,9 +108,10 @@ class StepRunner:
             bound.queue(self._driver, self._stream)
         except DeviceLost:
             raise
-        except ExecutionError:
+        except TesseraError:
             # A stream left recording would take every later call for part of the graph.
-            self._driver.destroy_graph(self._driver.end_capture(self._stream))
+            with contextlib.suppress(ExecutionError):
+                self._driver.destroy_graph(self._driver.end_capture(self._stream))
             raise
         graph = self._driver.end_capture(self._stream)
         while len(self._graphs) >= MOST_GRAPHS:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,13 +14,16 @@ import numpy as np
 from tessera_runtime.errors import (
     DeviceLost,
     DeviceMemoryTooSmall,
+    DeviceUnavailable,
     DriverUnavailable,
+    ExecutionError,
     LaunchFailed,
     TesseraError,
 )
 from tessera_runtime.executor.gpu.driver import Bytes
 
 _OUT_OF_MEMORY = 2
+_NO_DEVICE = 100
 D = TypeVar("D", bound="VendorDriver")
 
 
@@ -34,6 +38,8 @@ class Vendor:
     """That speaks to the driver."""
     tool: str
     """That shows what devices there are."""
+    hiding: str
+    """The environment variable that hides devices, even those that `tool` shows."""
     remedy: str
     """Against there being no driver."""
     lost: frozenset[int]
@@ -48,22 +54,37 @@ class VendorDriver:
         self._vendor = vendor
         self._success = success
         self._pinned: dict[int, int] = {}
+        self._thread = get_ident()
+        self._enter: Callable[[], Any] = lambda: None
 
-    def _require_device(self, initialize: Callable[[], Any], count: Callable[[], int], ordinal: int) -> None:
-        """Raises `DriverUnavailable` if there is no device of this number."""
+    def _open(
+        self, initialize: Callable[[], Any], count: Callable[[], int], enter: Callable[[], Any], ordinal: int
+    ) -> None:
+        """Begins to use the device of this number; `enter` makes it the calling thread's. Raises `DriverUnavailable`
+        if there is none, and `DeviceUnavailable` if there is one and the vendor's driver does not give it."""
+        vendor = self._vendor
         try:
             initialize()
             found = count()
-        except TesseraError as error:
-            raise DriverUnavailable(
-                f"The {self._vendor.name} driver finds no device to use: {error.message}",
-                hint=f"Check it with {self._vendor.tool}, or serve with --target cpu.",
+            if ordinal < found:
+                enter()
+        except ExecutionError as error:
+            raise DeviceUnavailable(
+                f"The {vendor.name} device cannot be used: {error.message}",
+                hint=f"Look with {vendor.tool} whether the driver is in order and no other process has the device to "
+                "itself, or serve with --target cpu.",
             ) from error
         if ordinal >= found:
-            raise DriverUnavailable(
-                f"This machine has {found} {self._vendor.name} devices, and number {ordinal} was asked for.",
-                hint="Serve with --target cpu.",
-            )
+            raise self._no_device(f"This machine has {found} {vendor.name} devices, and number {ordinal} was asked for")
+        self._enter = enter
+
+    def _no_device(self, message: str) -> DriverUnavailable:
+        vendor = self._vendor
+        return DriverUnavailable(
+            f"{message}.",
+            hint=f"Look with {vendor.tool} what there is, and whether {vendor.hiding} hides it, or serve with "
+            "--target cpu.",
+        )
 
     def _as_pinned(self, address: int, size: int) -> Bytes:
         """Host memory that the driver gave, as an array; `_taken_back` has its address."""
@@ -76,10 +97,28 @@ class VendorDriver:
 
     def _call(self, function: Any, *arguments: Any) -> Any:
         """The results of a call: none, one, or a tuple of several."""
-        status, *results = function(*arguments)
+        status, results = self._ask(function, *arguments)
         if status != self._success:
             self._check(status)
         return results[0] if len(results) == 1 else tuple(results)
+
+    def _ask(self, function: Any, *arguments: Any) -> tuple[Any, list[Any]]:
+        """The status of a call, and its results."""
+        if get_ident() != self._thread:
+            # Drivers know one device for each thread, and whoever waits for tokens computes them.
+            self._thread = get_ident()
+            self._enter()
+        try:
+            status, *results = function(*arguments)
+        except (KeyError, ValueError) as error:
+            # A status that the driver's makers added after this package was made. It may be one after which nothing
+            # works any more, and an engine that goes on would fail every request.
+            vendor = self._vendor
+            raise DeviceLost(
+                f"The {vendor.name} driver reports an error that {vendor.package} does not know: {error}.",
+                hint=f"Update {vendor.package}; restart to go on.",
+            ) from error
+        return status, results
 
     def _check(self, status: Any) -> None:
         code = self._number(status)
@@ -89,7 +128,12 @@ class VendorDriver:
         if code in self._vendor.lost:
             raise DeviceLost(f"The {name} device failed: {words}.", hint="See the system's log; restart to go on.")
         if code == _OUT_OF_MEMORY:
-            raise DeviceMemoryTooSmall(f"The {name} device has no memory left: {words}.")
+            raise DeviceMemoryTooSmall(
+                f"The {name} device has no memory left: {words}.",
+                hint="Free memory of the device, or serve with --target cpu.",
+            )
+        if code == _NO_DEVICE:
+            raise self._no_device(f"The {name} driver finds no device to use: {words}")
         raise LaunchFailed(f"The {name} driver refused a call: {words}.")
 
     def _number(self, status: Any) -> int:
@@ -116,6 +160,6 @@ def open_vendor_driver(vendor: Vendor, library: Callable[[], Any], make: Callabl
     except RuntimeError as error:
         # These packages look for the driver's library when the first call is made.
         raise DriverUnavailable(
-            f"There is no {vendor.name} driver on this machine: {error}",
+            f"There is no {vendor.name} driver on this machine: {str(error).rstrip('.')}.",
             hint=f"{vendor.remedy}, or serve with --target cpu.",
         ) from error

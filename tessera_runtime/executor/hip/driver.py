@@ -1,6 +1,6 @@
 """AMD's driver through hip-python: `gpu.driver.Driver` in HIP's own calls.
 
-Written against the documentation and a stand-in for the library; it has not met a device yet.
+Run whole with hip-python 7 and 10 over a stand-in for ROCm's library; it has not met a device yet.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from tessera_runtime.errors import DriverTooOld, LaunchFailed
 from tessera_runtime.executor.gpu.driver import Bytes, Device, LaunchShape, TensorMapShape
 from tessera_runtime.executor.gpu.vendor_driver import Vendor, VendorDriver, open_vendor_driver
 
-_LOST = frozenset({4, 46, 214, 700, 702, 709, 710, 718, 719, 999})
-_AMD = Vendor("AMD", "hip", "hip-python", "rocm-smi", "Install ROCm", _LOST)
+_LOST = frozenset({4, 46, 214, 700, 702, 709, 710, 718, 719, 999, 1053})
+_AMD = Vendor("AMD", "hip", "hip-python", "rocm-smi", "HIP_VISIBLE_DEVICES", "Install ROCm", _LOST)
 _UNREADABLE = frozenset({200, 209, 218})
 """A code object of a kind or version that the driver does not know."""
 
@@ -26,8 +26,12 @@ class HipDriver(VendorDriver):
         super().__init__(_AMD, api.hipError_t.hipSuccess)
         self._api = api
         self._code: dict[int, Bytes] = {}
-        self._require_device(lambda: self._call(api.hipInit, 0), lambda: self._call(api.hipGetDeviceCount), ordinal)
-        self._call(api.hipSetDevice, ordinal)
+        self._open(
+            lambda: self._call(api.hipInit, 0),
+            lambda: int(self._call(api.hipGetDeviceCount)),
+            lambda: self._call(api.hipSetDevice, ordinal),
+            ordinal,
+        )
         properties = self._properties(ordinal)
         self._device = Device(
             name=_text(properties.name),
@@ -101,7 +105,7 @@ class HipDriver(VendorDriver):
             self._call(self._api.hipMemsetAsync, address, value, size, stream)
 
     def load_module(self, code: Bytes) -> int:
-        status, module = self._api.hipModuleLoadData(code.ctypes.data)
+        status, (module,) = self._ask(self._api.hipModuleLoadData, code.ctypes.data)
         if int(status.value) in _UNREADABLE:
             raise DriverTooOld(
                 f"The AMD driver cannot read the package's code for {self._device.architecture}: "
@@ -125,9 +129,7 @@ class HipDriver(VendorDriver):
         return shape.function, *shape.grid, shape.threads, 1, 1, shape.shared_bytes
 
     def launch(self, prepared: Any, parameters: int, stream: int) -> None:
-        (status,) = self._api.hipModuleLaunchKernel(*prepared, stream, parameters, None)
-        if status != self._success:
-            self._check(status)
+        self._call(self._api.hipModuleLaunchKernel, *prepared, stream, parameters, None)
 
     def begin_capture(self, stream: int) -> None:
         mode = self._api.hipStreamCaptureMode.hipStreamCaptureModeThreadLocal
