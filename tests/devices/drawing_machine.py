@@ -58,6 +58,7 @@ class DrawingMachine:
         self.counts = np.zeros((SEATS, seats["token_counts"] // 2), np.int16)
         self.bias = np.full((SEATS, MAX_BIASES, 2), 1, np.int32)
         self.bitmask = np.zeros((SEATS, seats["bitmask"] // 4), np.int32)
+        self._memory: dict[str, Array] = {}
 
     def begin(self, seat: int, memory: SeatMemory) -> None:
         size = self.layout.vocab_size
@@ -72,8 +73,20 @@ class DrawingMachine:
 
     def draw(self, logits: Array, draws: Array) -> Drawn:
         """By the kernels of `drawing.full`."""
-        memory = self._run("full", logits, draws, in_triton=True)
-        return Drawn(memory["result:ids"], memory["result:logprobs"])
+        self._memory = self._run("full", logits, draws, in_triton=True)
+        return Drawn(self._memory["result:ids"], self._memory["result:logprobs"])
+
+    def ways(self) -> list[str]:
+        """How the last `draw` found what the filters of each row keep; all rows had some."""
+        constants = {name: int(self.layout.constants[name]) for name in ("SHIFT", "LENGTH", "BAND_LOW", "BAND_HIGH")}
+        words, sums = (self._memory[f"buffer:{self.plan.buffers[name]}"] for name in ("words", "sums"))
+        found = []
+        for row, (word, sum_) in enumerate(zip(words, sums, strict=True)):
+            room = self.layout.list_length if row < self.layout.lists else -1
+            decided = sum_[constants["BAND_LOW"]] == sum_[constants["BAND_HIGH"]]
+            shape = "decided" if decided else "listed" if word[constants["LENGTH"]] <= room else "read"
+            found.append(f"narrowed {shape}" if word[constants["SHIFT"]] >= 0 else shape)
+        return found
 
     def greedy(self, logits: Array, draws: Array, *, in_triton: bool) -> Array:
         """The ids that the kernels of `drawing.greedy` find, in Triton's interpreter or in that of Tile IR."""

@@ -24,7 +24,7 @@ LAST = 1.0 - 2.0**-53
 def layout_of(vocabulary: int, **fields: int) -> DrawingLayout:
     # Rows that are a little longer than the vocabulary, as buffers have them.
     stride = -(-vocabulary // 16) * 16
-    return DrawingLayout(vocabulary, stride, **{"chunk": 64, "list_length": 512, "lists": 8, **fields})
+    return DrawingLayout(vocabulary, stride, **{"chunk": 64, "list_length": 64, "lists": 8, "bins": 32, **fields})
 
 
 def draws_of(*rows: dict[str, Any]) -> Array:
@@ -103,7 +103,7 @@ def made(vocabulary: int, given: dict[str, Any]) -> tuple[Array, SeatMemory]:
 @given(
     vocabulary=st.sampled_from([17, 64, 70, 130]),
     rows=st.lists(ROWS, min_size=2, max_size=4),
-    list_length=st.sampled_from([16, 512]),
+    list_length=st.sampled_from([8, 16, 64]),
     lists=st.sampled_from([1, 8]),
 )
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -178,6 +178,38 @@ def test_the_last_token_that_is_kept_is_listed(tmp_path: Path, step: float) -> N
     np.testing.assert_array_equal(found, [drawn_by_host(row, each, SeatMemory()) for each in draws])
 
 
+WAYS: list[tuple[float, dict[str, Any], str]] = [
+    (1.0, {"top_p": 0.95}, "narrowed listed"),
+    (0.2, {"top_p": 0.9, "min_p": 0.9}, "narrowed listed"),
+    (1.0, {"top_k": 100}, "narrowed listed"),
+    (0.2, {"top_p": 0.9, "top_k": 10, "min_p": 0.9}, "narrowed listed"),
+    (1.0, {"top_p": 0.9, "top_k": 99}, "narrowed read"),
+    (1.0, {"top_k": 10}, "listed"),
+    (3.0, {"top_p": 0.7, "top_k": 20}, "listed"),
+    (0.0, {"top_p": 0.7}, "narrowed read"),
+    (0.0, {"top_k": 77, "top_p": 0.6}, "narrowed read"),
+]
+"""How far logits spread, the filters, and how the kernels find what these keep."""
+
+
+def test_many_possible_tokens_are_narrowed_down(tmp_path: Path) -> None:
+    """The same tokens and log-probabilities as where all of a row is listed."""
+    vocabulary, random = 200, np.random.default_rng(4)
+    logits = np.stack([random.standard_normal(vocabulary).astype(np.float32) * np.float32(each[0]) for each in WAYS])
+    draws = draws_of(*({"flags": LOGPROBS, "top": 2, **each[1]} for each in WAYS))
+    draws["seat"] %= 4
+    draws["uniform"] = np.where(np.arange(len(WAYS)) % 2, 0.4, LAST)
+    many = DrawingMachine(layout_of(vocabulary, chunk=32, list_length=32, lists=len(WAYS), bins=128), tmp_path)
+    whole = DrawingMachine(layout_of(vocabulary, chunk=256, list_length=256, lists=len(WAYS)), tmp_path)
+    drawn, wanted = many.draw(logits, draws), whole.draw(logits, draws)
+    assert many.ways() == [each[2] for each in WAYS] and set(whole.ways()) == {"listed"}
+    np.testing.assert_array_equal(drawn.ids, wanted.ids)
+    assert drawn.logprobs is not None and wanted.logprobs is not None
+    np.testing.assert_array_equal(drawn.logprobs[:, :3], wanted.logprobs[:, :3])
+    for row, draw, token in zip(logits, draws, drawn.ids.tolist(), strict=True):
+        assert token == drawn_by_host(row, draw, SeatMemory()) or is_near(token, row, draw, SeatMemory())
+
+
 def test_rows_from_which_nothing_can_be_drawn(tmp_path: Path) -> None:
     vocabulary = 70
     machine = DrawingMachine(layout_of(vocabulary), tmp_path)
@@ -217,7 +249,7 @@ def test_a_row_is_drawn_alike_whatever_is_beside_it_and_however_it_is_read(tmp_p
     vocabulary, random = 300, np.random.default_rng(3)
     row = (random.standard_normal(vocabulary) * 2).astype(np.float32)
     found = set()
-    for fields in ({}, {"chunk": 256}, {"list_length": 32}, {"lists": 1}, {"chunk": 16}):
+    for fields in ({}, {"chunk": 256}, {"list_length": 8}, {"lists": 1}, {"chunk": 16, "list_length": 16}):
         machine = DrawingMachine(layout_of(vocabulary, **fields), tmp_path)
         for rows in (1, 3):
             logits = np.stack([*random.standard_normal((rows - 1, vocabulary)).astype(np.float32), row])

@@ -194,8 +194,9 @@ def _full(layout: DrawingLayout) -> tuple[DrawingStage, ...]:
     written: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str | int, ...]]] = {
         "draw_scores": (("peaks", "words"), (), (layout.chunks, "L")),
         "draw_weights": (("sums",), ("words",), (layout.chunks, "L")),
-        "draw_plan": ((), ("words",), ("L",)),
-        "draw_list": (("lists",), (), (layout.chunks, "L")),
+        "draw_plan": ((), ("words", "sums"), ("L",)),
+        "draw_narrow": ((), ("words", "sums"), (layout.chunks, "L")),
+        "draw_list": (("lists",), ("words", "sums"), (layout.chunks, "L")),
         "draw_token": ((), (), ("L",)),
     }
     return tuple(DrawingStage(symbol, parameters_of(symbol), *written[symbol]) for symbol in TEXTS)

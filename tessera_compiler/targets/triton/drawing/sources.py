@@ -5,25 +5,30 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from tessera_compiler.targets.triton.drawing import texts
+from tessera_compiler.targets.triton.drawing import functions, texts
 from tessera_compiler.targets.triton.drawing.layout import DrawingLayout
 from tessera_compiler.targets.triton.emission import Source
 
 _HELPERS = (
-    *(texts.POWER, texts.UNITS, texts.NUMBER, texts.FILTERS, texts.SCORES, texts.DEPTHS, texts.WEIGHTS),
-    *(texts.PEAK, texts.PART, texts.TILE),
+    *(functions.POWER, functions.UNITS, functions.NUMBER, functions.FILTERS, functions.FILTERED, functions.LEAST),
+    *(functions.RAW, functions.SCORES, functions.DEPTHS, functions.WEIGHTS, functions.PEAK, functions.PART),
+    *(functions.OVER_CHUNKS, functions.HEAVY, functions.KEYS, functions.TILE, functions.NARROWED),
 )
 _DRAW = {"logits": "*fp32", "draws": "*i32", "counts": "*i16", "bias": "*i32", "bitmask": "*i32"}
 _PARTIAL = {"peaks": "*fp32", "words": "*i32", "sums": "*i64", "lists": "*i64"}
 _KINDS = {**_DRAW, **_PARTIAL, "feedback": "*i32", "ids": "*i32", "logprobs": "*fp32"}
 _PARAMETERS = re.compile(r"def (\w+)\((.*)\):")
 _CONSTANT = re.compile(r"\b[A-Z][A-Z_]+\b")
-_DEPENDENT = "gdc_wait()\n    gdc_launch_dependents()"
+_DEPENDENT = ("gdc_wait()", "gdc_launch_dependents()")
+"""What a kernel does before it reads what the launch before it wrote."""
+_CHUNK = ("chunk = tl.program_id(0)", "row = tl.program_id(1)", "draw = draws + row * 16")
+_ROW = ("row = tl.program_id(0)", "draw = draws + row * 16")
 
 TEXTS = {
     "draw_scores": texts.SCORES_KERNEL,
     "draw_weights": texts.WEIGHTS_KERNEL,
     "draw_plan": texts.PLAN_KERNEL,
+    "draw_narrow": texts.NARROW_KERNEL,
     "draw_list": texts.LIST_KERNEL,
     "draw_token": texts.FINISH_KERNEL,
 }
@@ -35,7 +40,9 @@ def drawing_source(symbol: str, layout: DrawingLayout, *, dependent: bool = Fals
     header = "import triton\nimport triton.language as tl\n"
     if dependent:
         header += "from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait\n"
-    constants = {**layout.constants, "BEGIN": _DEPENDENT if dependent else "pass"}
+    waits = _DEPENDENT if dependent else ()
+    begins = {name: "\n    ".join((*waits, *lines)) for name, lines in (("BEGIN_CHUNK", _CHUNK), ("BEGIN_ROW", _ROW))}
+    constants = {**layout.constants, **begins}
     signature = tuple((name, _KINDS[name]) for name in parameters_of(symbol))
     return Source(
         symbol, "\n\n".join([header, *(_filled(each, constants) for each in _with_helpers(symbol))]), signature

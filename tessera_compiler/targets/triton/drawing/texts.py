@@ -5,127 +5,17 @@ They are written by hand, and not lowered from Tile IR, because what they are ma
 have a dozen ops: integers and floats of 64 bits, bits of words, running sums, histograms, loops that end when a value
 is found, memory that belongs to seats.
 
-A word in capitals is a number (`layout.py`), put in its place before the source is compiled. `BEGIN` becomes what a
-kernel does before it reads what the launch before it wrote.
+A word in capitals is a number (`layout.py`), put in its place before the source is compiled; `BEGIN_CHUNK` and
+`BEGIN_ROW` are what kernels of either grid begin with (`sources.py`). Some add to a number that others add to at the
+same time; these are whole numbers, and no result depends on who comes first.
 """
 
 from __future__ import annotations
 
-POWER = '''@triton.jit
-def power(depth):
-    """e to the power of -depth, for any depth from 0 on: a few steps in 64 bits that round the same everywhere."""
-    depth = tl.minimum(depth, 700.0)
-    whole = tl.floor(depth * 1.4426950408889634 + 0.5)
-    rest = (whole * 0.6931471803691238 - depth) + whole * 1.9082149292705877e-10
-    sum = 2.505210838544172e-08
-    sum = sum * rest + 2.755731922398589e-07
-    sum = sum * rest + 2.7557319223985893e-06
-    sum = sum * rest + 2.48015873015873e-05
-    sum = sum * rest + 0.0001984126984126984
-    sum = sum * rest + 0.001388888888888889
-    sum = sum * rest + 0.008333333333333333
-    sum = sum * rest + 0.041666666666666664
-    sum = sum * rest + 0.16666666666666666
-    sum = sum * rest + 0.5
-    sum = sum * rest + 1.0
-    sum = sum * rest + 1.0
-    return sum * ((1023 - whole.to(tl.int64)) << 52).to(tl.float64, bitcast=True)
-'''
-
-UNITS = '''@triton.jit
-def units(value):
-    """A weight as a whole number of units: sums of these are exact, so it does not matter in which order they are
-    made."""
-    return (value * UNIT_FLOAT + 0.5).to(tl.int64)
-'''
-
-NUMBER = '''@triton.jit
-def number(draw, word):
-    """A float32 of a draw."""
-    return tl.load(draw + word).to(tl.float32, bitcast=True)
-'''
-
-FILTERS = '''@triton.jit
-def filters(draw):
-    """Whether top_k or top_p may remove tokens."""
-    top_k = tl.load(draw + 3)
-    return ((top_k > 0) & (top_k < VOCABULARY)) | (number(draw, 4) < 1.0)
-'''
-
-SCORES = '''@triton.jit
-def scores(logits, draw, counts, bias, bitmask, row, chunk):
-    """The logits of a chunk's tokens with the draw's bitmask, biases and penalties; past the last token -inf."""
-    seat = tl.load(draw).to(tl.int64)
-    flags = tl.load(draw + 1)
-    tokens = chunk * CHUNK + tl.arange(0, CHUNK)
-    inside = tokens < VOCABULARY
-    x = tl.load(logits + row.to(tl.int64) * LOGIT_STRIDE + tokens, mask=inside, other=float("-inf"))
-    if flags & FLAG_BITMASK:
-        words = tl.load(bitmask + seat * BITMASK_STRIDE + tokens // 32, mask=inside, other=0)
-        x = tl.where(((words >> (tokens % 32)) & 1) == 1, x, float("-inf"))
-    if flags & FLAG_BIAS:
-        pairs = bias + seat * BIAS_STRIDE
-        for pair in range(tl.load(draw + 9)):
-            token = tl.load(pairs + 2 * pair)
-            value = tl.load(pairs + 2 * pair + 1).to(tl.float32, bitcast=True)
-            x = tl.where(tokens == token, x + value, x)
-    if flags & FLAG_PENALTIES:
-        count = tl.load(counts + seat * COUNT_STRIDE + tokens, mask=inside, other=0).to(tl.int32)
-        times = count & MOST_COUNTED
-        factor = number(draw, 6)
-        repeated = tl.where(x < 0.0, x * factor, tl.div_rn(x, tl.zeros_like(x) + factor))
-        x = tl.where(count != 0, repeated, x)
-        penalty = number(draw, 7) * times.to(tl.float32) + number(draw, 8)
-        x = tl.where(times > 0, x - penalty, x)
-    return tl.where(inside, x, float("-inf"))
-'''
-
-DEPTHS = '''@triton.jit
-def depths(x, draw, peak):
-    """How far below the row's highest logit each is, in units of the temperature; at most DEEPEST."""
-    scale = 1.0 / number(draw, 2).to(tl.float64)
-    depth = (peak.to(tl.float64) - x.to(tl.float64)) * scale
-    return tl.where(depth < DEEPEST, depth, DEEPEST)
-'''
-
-WEIGHTS = '''@triton.jit
-def weights(depth):
-    """The weights in units; 0 at DEEPEST."""
-    return tl.where(depth < DEEPEST, units(power(depth)), 0)
-'''
-
-PEAK = '''@triton.jit
-def peak_of(peaks, row, first):
-    """The highest of a row's chunks; not finite if one of them has a logit that is not a number."""
-    chunks = tl.arange(0, CHUNKS_PADDED)
-    at = peaks + row.to(tl.int64) * PEAK_STRIDE + first + chunks
-    return tl.max(tl.load(at, mask=chunks < CHUNKS, other=float("-inf")), 0)
-'''
-
-PART = '''@triton.jit
-def part(total, share):
-    """The least number of units that is at least a share of the total."""
-    return tl.maximum(tl.minimum(tl.ceil(total.to(tl.float64) * share).to(tl.int64), total), 1)
-'''
-
-TILE = '''@triton.jit
-def tile_of(logits, draw, counts, bias, bitmask, lists, row, peak, listed, length, index):
-    """Weights of tokens in the order of their ids: of those in the row's list, or else of a chunk."""
-    if listed:
-        at = index * CHUNK + tl.arange(0, CHUNK)
-        found = tl.load(lists + row.to(tl.int64) * LIST_LENGTH + at, mask=at < length, other=0)
-    else:
-        found = weights(depths(scores(logits, draw, counts, bias, bitmask, row, index), draw, peak))
-    return found
-'''
-
 SCORES_KERNEL = """@triton.jit
 def draw_scores(logits, draws, counts, bias, bitmask, peaks, words):
     # grid: CHUNKS, L
-    BEGIN
-    chunk = tl.program_id(0)
-    row = tl.program_id(1)
-    draw = draws + row * 16
+    BEGIN_CHUNK
     if tl.load(draw) < 0:
         return
     flags = tl.load(draw + 1)
@@ -133,11 +23,10 @@ def draw_scores(logits, draws, counts, bias, bitmask, peaks, words):
     row_peaks = peaks + row.to(tl.int64) * PEAK_STRIDE
     row_words = words + row.to(tl.int64) * WORD_STRIDE
     if flags & FLAG_LOGPROBS:
-        inside = tokens < VOCABULARY
-        raw = tl.load(logits + row.to(tl.int64) * LOGIT_STRIDE + tokens, mask=inside, other=float("-inf"))
+        raw = raw_of(logits, row, tokens)
         wrong = tl.max((raw != raw).to(tl.int32), 0)
         tl.store(row_peaks + RAW_PEAKS + chunk, tl.where(wrong == 1, float("inf"), tl.max(raw, 0)))
-        left = inside & (raw == raw)
+        left = (tokens < VOCABULARY) & (raw == raw)
         for place in range(tl.load(draw + 12)):
             best = tl.max(tl.where(left, raw, float("-inf")), 0)
             found = tl.min(tl.where(left & (raw == best), tokens, NOBODY), 0)
@@ -154,20 +43,16 @@ def draw_scores(logits, draws, counts, bias, bitmask, peaks, words):
 WEIGHTS_KERNEL = """@triton.jit
 def draw_weights(logits, draws, counts, bias, bitmask, peaks, words, sums):
     # grid: CHUNKS, L
-    BEGIN
-    chunk = tl.program_id(0)
-    row = tl.program_id(1)
-    draw = draws + row * 16
+    BEGIN_CHUNK
     if tl.load(draw) < 0:
         return
     flags = tl.load(draw + 1)
     tokens = chunk * CHUNK + tl.arange(0, CHUNK)
     row_sums = sums + row.to(tl.int64) * SUM_STRIDE
     if flags & FLAG_LOGPROBS:
-        inside = tokens < VOCABULARY
-        raw = tl.load(logits + row.to(tl.int64) * LOGIT_STRIDE + tokens, mask=inside, other=float("-inf"))
+        raw = raw_of(logits, row, tokens)
         depth = peak_of(peaks, row, RAW_PEAKS).to(tl.float64) - raw.to(tl.float64)
-        known = inside & (depth < DEEPEST)
+        known = (tokens < VOCABULARY) & (depth < DEEPEST)
         tl.store(row_sums + RAW_SUMS + chunk, tl.sum(tl.where(known, units(power(tl.where(known, depth, 0.0))), 0), 0))
     if (flags & FLAG_GREEDY) == 0:
         x = scores(logits, draw, counts, bias, bitmask, row, chunk)
@@ -179,78 +64,124 @@ def draw_weights(logits, draws, counts, bias, bitmask, peaks, words, sums):
             at = words + row.to(tl.int64) * WORD_STRIDE + COUNTS + chunk * LEVELS
             tl.store(at + tl.arange(0, LEVELS), counted)
         else:
-            least = tl.ceil(number(draw, 5).to(tl.float64) * UNIT_FLOAT).to(tl.int64)
-            weight = tl.where(weight >= least, weight, 0)
+            weight = tl.where(weight >= least_of(draw), weight, 0)
         tl.store(row_sums + chunk, tl.sum(weight, 0))
 """
 
 PLAN_KERNEL = """@triton.jit
 def draw_plan(draws, words, sums):
     # grid: L
-    BEGIN
-    row = tl.program_id(0)
-    draw = draws + row * 16
-    if tl.load(draw) < 0:
-        return
-    if (tl.load(draw + 1) & FLAG_GREEDY) != 0:
-        return
-    if not filters(draw):
+    BEGIN_ROW
+    if not filtered(draw):
         return
     row_words = words + row.to(tl.int64) * WORD_STRIDE
+    row_sums = sums + row.to(tl.int64) * SUM_STRIDE
     chunks = tl.arange(0, CHUNKS_PADDED)
     levels = tl.arange(0, LEVELS)
     at = row_words + COUNTS + chunks[:, None] * LEVELS + levels[None, :]
-    counted = tl.load(at, mask=(chunks < CHUNKS)[:, None] & (levels >= 0)[None, :], other=0)
-    by_level = tl.sum(counted, 0)
+    by_level = tl.sum(tl.load(at, mask=(chunks < CHUNKS)[:, None] & (levels >= 0)[None, :], other=0), 0)
     top_k = tl.load(draw + 3)
-    if (top_k > 0) & (top_k < VOCABULARY):
-        short = tl.cumsum(by_level, 0) < top_k
+    top_p = number(draw, 4).to(tl.float64)
+    by_count = (top_k > 0) & (top_k < tl.sum(by_level, 0))
+    if by_count:
+        first = tl.sum((tl.cumsum(by_level, 0) < top_k).to(tl.int32), 0)
+        last = first
     else:
-        all_sums = tl.load(sums + row.to(tl.int64) * SUM_STRIDE + chunks, mask=chunks < CHUNKS, other=0)
-        total = tl.sum(all_sums, 0)
-        spare = (total - part(total, number(draw, 4).to(tl.float64))).to(tl.float64)
-        # No token weighs more than the first of its level, so this is never less than what lies below a level.
-        most = by_level.to(tl.float64) * (power(levels.to(tl.float64) / LEVELS_PER_UNIT) * UNIT_FLOAT + 1.0)
-        below = tl.sum(tl.where(levels[:, None] < levels[None, :], most[None, :], 0.0), 1)
-        short = below * 1.000001 > spare
-    last = tl.minimum(tl.sum(short.to(tl.int32), 0), LEVELS - 1)
-    kept = tl.sum(tl.where(levels[None, :] <= last, counted, 0), 1)
-    tl.store(row_words + ENDS + chunks, tl.cumsum(kept, 0))
-    tl.store(row_words + LAST_LEVEL, last)
-    tl.store(row_words + LIVE, tl.sum(by_level, 0))
+        total = over_chunks(row_sums)
+        wanted = part(total, top_p)
+        spare = (total - wanted).to(tl.float64)
+        # No token weighs more than the first of its level, and none less than the first of the next.
+        heaviest = by_level.to(tl.float64) * (power(levels.to(tl.float64) / LEVELS_PER_UNIT) * UNIT_FLOAT + 1.0)
+        lightest = power((levels + 1).to(tl.float64) / LEVELS_PER_UNIT) * UNIT_FLOAT - 1.0
+        lightest = by_level.to(tl.float64) * tl.maximum(lightest, 0.0)
+        deeper = levels[:, None] < levels[None, :]
+        most_below = tl.sum(tl.where(deeper, heaviest[None, :], 0.0), 1)
+        least_below = tl.sum(tl.where(deeper, lightest[None, :], 0.0), 1)
+        most_above = tl.sum(tl.where(deeper, 0.0, heaviest[None, :]), 1)
+        short = (least_below * 0.999999 > spare) | (most_above * 1.000001 < wanted.to(tl.float64))
+        first = tl.sum(short.to(tl.int32), 0)
+        last = tl.sum((most_below * 1.000001 > spare).to(tl.int32), 0)
+    # Weights may be off by one from what their levels say.
+    low = tl.maximum(units(power((last + 1).to(tl.float64) / LEVELS_PER_UNIT)) - 2, 1)
+    high = tl.minimum(units(power(first.to(tl.float64) / LEVELS_PER_UNIT)) + 2, UNIT + 1)
+    if by_count & (top_p < 1.0):
+        first = tl.full((), 0, tl.int32)
+    length = tl.sum(tl.where((levels >= first) & (levels <= last), by_level, 0), 0)
+    active = tl.where(by_count, ACTIVE_TOP_K, 0) + tl.where(top_p < 1.0, ACTIVE_TOP_P, 0)
+    if active == 0:
+        low = tl.full((), 1, tl.int64)
+        high = tl.full((), 1, tl.int64)
+        length = tl.full((), 0, tl.int32)
+    shift = tl.full((), -1, tl.int32)
+    if length > LIST_LENGTH:
+        bins = tl.arange(0, BINS)
+        tl.store(row_words + FINE + bins, tl.zeros_like(bins))
+        shift = tl.sum((((high - low - 1) >> tl.arange(0, 64).to(tl.int64)) >= BINS).to(tl.int32), 0)
+    tl.store(row_words + ACTIVE, active)
+    tl.store(row_words + SHIFT, shift)
+    tl.store(row_words + LENGTH, 0)
+    tl.store(row_sums + LOW, low)
+    tl.store(row_sums + HIGH, high)
+"""
+
+NARROW_KERNEL = """@triton.jit
+def draw_narrow(logits, draws, counts, bias, bitmask, peaks, words, sums):
+    # grid: CHUNKS, L
+    BEGIN_CHUNK
+    if not filtered(draw):
+        return
+    row_words = words + row.to(tl.int64) * WORD_STRIDE
+    row_sums = sums + row.to(tl.int64) * SUM_STRIDE
+    shift = tl.load(row_words + SHIFT)
+    if shift < 0:
+        return
+    low = tl.load(row_sums + LOW)
+    high = tl.load(row_sums + HIGH)
+    weight = heavy_of(logits, draw, counts, bias, bitmask, row, chunk, peak_of(peaks, row, 0))
+    above = weight >= high
+    tl.store(row_sums + WIDE_SUMS + chunk, tl.sum(tl.where(above, weight, 0), 0))
+    tl.store(row_words + WIDE_COUNTS + chunk, tl.sum(above.to(tl.int32), 0))
+    inside = (weight >= low) & (weight < high)
+    at = row_words + FINE + tl.where(inside, (weight - low) >> shift, 0)
+    tl.atomic_add(at, tl.full((CHUNK,), 1, tl.int32), mask=inside, sem="relaxed")
 """
 
 LIST_KERNEL = """@triton.jit
-def draw_list(logits, draws, counts, bias, bitmask, peaks, words, lists):
+def draw_list(logits, draws, counts, bias, bitmask, peaks, words, sums, lists):
     # grid: CHUNKS, L
-    BEGIN
-    chunk = tl.program_id(0)
-    row = tl.program_id(1)
-    draw = draws + row * 16
-    if tl.load(draw) < 0:
-        return
-    if (tl.load(draw + 1) & FLAG_GREEDY) != 0:
-        return
-    if not filters(draw):
+    BEGIN_CHUNK
+    if not filtered(draw):
         return
     row_words = words + row.to(tl.int64) * WORD_STRIDE
-    if (row >= LISTS) | (tl.load(row_words + ENDS + CHUNKS - 1) > LIST_LENGTH):
-        return
-    end = tl.load(row_words + ENDS + chunk)
-    x = scores(logits, draw, counts, bias, bitmask, row, chunk)
-    depth = depths(x, draw, peak_of(peaks, row, 0))
-    weight = weights(depth)
-    kept = ((weight > 0) & ((depth * LEVELS_PER_UNIT).to(tl.int32) <= tl.load(row_words + LAST_LEVEL))).to(tl.int32)
-    at = end - tl.sum(kept, 0) + tl.cumsum(kept, 0) - 1
-    tl.store(lists + row.to(tl.int64) * LIST_LENGTH + at, weight, mask=kept == 1)
+    row_sums = sums + row.to(tl.int64) * SUM_STRIDE
+    low = tl.load(row_sums + LOW)
+    high = tl.load(row_sums + HIGH)
+    shift = tl.load(row_words + SHIFT)
+    if shift >= 0:
+        low, high = narrowed(draw, row_words, row_sums, low, high, shift)
+    if tl.load(row_words + ACTIVE) == ACTIVE_TOP_K + ACTIVE_TOP_P:
+        # How much is wanted by top_p depends on all that top_k leaves.
+        high = tl.full((), UNIT + 1, tl.int64)
+    if chunk == 0:
+        tl.store(row_sums + BAND_LOW, low)
+        tl.store(row_sums + BAND_HIGH, high)
+    weight = heavy_of(logits, draw, counts, bias, bitmask, row, chunk, peak_of(peaks, row, 0))
+    above = weight >= tl.maximum(high, least_of(draw))
+    tl.store(row_sums + ABOVE_SUMS + chunk, tl.sum(tl.where(above, weight, 0), 0))
+    tl.store(row_words + ABOVE_COUNTS + chunk, tl.sum(above.to(tl.int32), 0))
+    inside = (weight >= low) & (weight < high)
+    number_inside = tl.sum(inside.to(tl.int32), 0)
+    if (row < LISTS) & (number_inside > 0):
+        begin = tl.atomic_add(row_words + LENGTH, number_inside, sem="relaxed")
+        at = begin + tl.cumsum(inside.to(tl.int32), 0) - 1
+        keys = keys_of(weight, chunk)
+        tl.store(lists + row.to(tl.int64) * LIST_LENGTH + at, keys, mask=inside & (at < LIST_LENGTH))
 """
 
 FINISH_KERNEL = """@triton.jit
 def draw_token(logits, draws, counts, bias, bitmask, peaks, words, sums, lists, feedback, ids, logprobs):
     # grid: L
-    BEGIN
-    row = tl.program_id(0)
-    draw = draws + row * 16
+    BEGIN_ROW
     seat = tl.load(draw).to(tl.int64)
     if seat < 0:
         return
@@ -269,105 +200,91 @@ def draw_token(logits, draws, counts, bias, bitmask, peaks, words, sums, lists, 
         else:
             low = tl.load(draw + 10).to(tl.int64) & 4294967295
             uniform = ((tl.load(draw + 11).to(tl.int64) << 32) | low).to(tl.float64, bitcast=True)
-            least = tl.ceil(number(draw, 5).to(tl.float64) * UNIT_FLOAT).to(tl.int64)
-            by_chunk = tl.load(row_sums + chunks, mask=chunks < CHUNKS, other=0)
+            limited = filters(draw)
+            by_chunk = tl.load(row_sums + tl.where(limited, ABOVE_SUMS, 0) + chunks, mask=chunks < CHUNKS, other=0)
             total = tl.sum(by_chunk, 0)
-            # Tokens above `border` are kept, and the first `ties` of those at it.
-            border = tl.full((), 0, tl.int64)
-            ties = tl.full((), 0, tl.int64)
-            filtered = filters(draw)
+            # Tokens whose keys are at least `border` are kept.
+            least = least_of(draw)
+            border = least << TOKEN_BITS
+            low = tl.full((), 1, tl.int64)
+            high = tl.full((), 1, tl.int64)
+            if limited:
+                low = tl.load(row_sums + BAND_LOW)
+                high = tl.load(row_sums + BAND_HIGH)
             chunk = tl.full((), 0, tl.int32)
-            place = tl.full((), 0, tl.int32)
             begin = tl.full((), 0, tl.int64)
-            last_level = tl.full((), LEVELS, tl.int32)
-            listed = False
-            if filtered:
-                length = tl.load(row_words + ENDS + CHUNKS - 1)
+            point = tl.full((), 0, tl.int64)
+            if low < high:
+                length = tl.load(row_words + LENGTH)
                 listed = (row < LISTS) & (length <= LIST_LENGTH)
-                tiles = tl.where(listed, tl.cdiv(length, CHUNK), CHUNKS)
-                top_k = tl.load(draw + 3).to(tl.int64)
-                top_p = number(draw, 4).to(tl.float64)
-                kept = tl.full((), NOBODY, tl.int64)
+                tiles = tl.where(listed, 1, CHUNKS)
+                places = tl.arange(0, CHUNK)
+                held = tl.load(
+                    lists + row.to(tl.int64) * LIST_LENGTH + places, mask=listed & (places < length), other=0
+                )
+                above_count = over_chunks(row_words + ABOVE_COUNTS)
+                above_sum = total
+                active = tl.load(row_words + ACTIVE)
+                top_k = tl.load(draw + 3)
+                total = over_chunks(row_sums)
+                floor = low << TOKEN_BITS
                 for filter in range(3):
-                    wanted = part(total, top_p)
-                    low_end = tl.maximum(border, 1)
-                    high_end = tl.full((), UNIT + 1, tl.int64)
-                    if filter == 0:
-                        active = (top_k > 0) & (top_k < tl.load(row_words + LIVE))
-                    elif filter == 1:
-                        active = top_p < 1.0
-                    else:
-                        active = least > border
-                        low_end = least - 1
-                        high_end = least + 1
-                    if active:
-                        # Halves what is left of [low_end, high_end) until one weight is there, which the border is.
-                        low_count = kept
-                        high_count = tl.full((), 0, tl.int64)
-                        above = tl.full((), 0, tl.int64)
-                        next = tl.full((), UNIT, tl.int64)
-                        while (high_end - low_end > 1) & (low_count - high_count > 1):
-                            middle = (low_end + high_end) >> 1
-                            count = tl.full((), 0, tl.int64)
-                            reached = tl.full((), 0, tl.int64)
-                            under = tl.full((), 0, tl.int64)
+                    wanted = part(total, number(draw, 4).to(tl.float64))
+                    high_end = high << TOKEN_BITS
+                    if filter == 2:
+                        # There is nothing to look for: what is left weighs so much.
+                        floor = tl.maximum(floor, border)
+                        high_end = floor + 1
+                    if (filter == 2) | ((active & (filter + 1)) != 0):
+                        # Halves what is left of [floor, high_end) until one key is there, which is the last to be kept.
+                        high_count = above_count
+                        kept_count = tl.full((), NOBODY, tl.int32)
+                        while (kept_count == NOBODY) | ((high_end - floor > 1) & (kept_count - high_count > 1)):
+                            middle = tl.where(kept_count == NOBODY, floor, floor + ((high_end - floor) >> 1))
+                            count = above_count
+                            reached = above_sum
                             for index in range(tiles):
-                                weight = tile_of(
-                                    logits, draw, counts, bias, bitmask, lists, row, peak, listed, length, index
+                                keys = tile_of(
+                                    logits, draw, counts, bias, bitmask, row, index, peak, low, high, listed, held
                                 )
-                                heavy = weight >= middle
+                                heavy = keys >= middle
                                 count += tl.sum(heavy.to(tl.int32), 0)
-                                reached += tl.sum(tl.where(heavy, weight, 0), 0)
-                                under = tl.maximum(under, tl.max(tl.where(heavy, 0, weight), 0))
-                            enough = ((filter == 0) & (count >= top_k)) | ((filter == 1) & (reached >= wanted))
-                            low_end = tl.where(enough, middle, low_end)
-                            low_count = tl.where(enough, count, low_count)
+                                reached += tl.sum(tl.where(heavy, keys >> TOKEN_BITS, 0), 0)
+                            enough = tl.where(filter == 0, count >= top_k, reached >= wanted)
+                            enough = enough | (kept_count == NOBODY)
+                            floor = tl.where(enough, middle, floor)
+                            kept_count = tl.where(enough, count, kept_count)
+                            total = tl.where(enough, reached, total)
                             high_end = tl.where(enough, high_end, middle)
                             high_count = tl.where(enough, high_count, count)
-                            above = tl.where(enough, above, reached)
-                            next = tl.where(enough, next, under)
-                        if filter == 0:
-                            border = next
-                            ties = top_k - high_count
-                            kept = top_k
-                        elif filter == 1:
-                            needed = (wanted - above + next - 1) // tl.maximum(next, 1)
-                            ties = tl.where(next == border, tl.minimum(needed, ties), needed)
-                            border = next
-                        else:
-                            ties = tl.full((), 0, tl.int64)
-                            border = least - 1
-                        total = above + ties * border
+                border = floor
                 point = tl.minimum((total.to(tl.float64) * uniform).to(tl.int64), total - 1)
-                before = tl.full((), 0, tl.int64)
-                seen = tl.full((), 0, tl.int64)
-                for index in range(tiles):
-                    weight = tile_of(logits, draw, counts, bias, bitmask, lists, row, peak, listed, length, index)
-                    tied = (weight == border) & (weight > 0)
-                    first = tied & (seen + tl.cumsum(tied.to(tl.int32), 0) <= ties)
-                    weight = tl.where((weight > border) | first, weight, 0)
-                    place += tl.sum((before + tl.cumsum(weight, 0) <= point).to(tl.int32), 0)
-                    before += tl.sum(weight, 0)
-                    seen += tl.sum(tied.to(tl.int32), 0)
-                token = place
                 if listed:
-                    ends = tl.load(row_words + ENDS + chunks, mask=chunks < CHUNKS, other=NOBODY)
-                    chunk = tl.sum((ends <= place).to(tl.int32), 0)
-                    begin = tl.max(tl.where(ends <= place, ends, 0), 0).to(tl.int64)
-                    last_level = tl.load(row_words + LAST_LEVEL)
+                    kept = tl.where(held >= border, held >> TOKEN_BITS, 0)
+                    owners = (LAST_TOKEN - (held & LAST_TOKEN)) // CHUNK
+                    end = tl.full((), CHUNKS_PADDED, tl.int32)
+                    while end - chunk > 1:
+                        middle = (chunk + end) >> 1
+                        before = tl.sum(tl.where(owners < middle, kept, 0), 0)
+                        before += tl.sum(tl.where(chunks < middle, by_chunk, 0), 0)
+                        begin = tl.where(before <= point, before, begin)
+                        chunk, end = tl.where(before <= point, middle, chunk), tl.where(before <= point, end, middle)
+                else:
+                    before = tl.full((), 0, tl.int64)
+                    for index in range(CHUNKS):
+                        keys = tile_of(logits, draw, counts, bias, bitmask, row, index, peak, low, high, listed, held)
+                        before += tl.sum(tl.where(keys >= border, keys >> TOKEN_BITS, 0), 0)
+                        before += tl.load(row_sums + ABOVE_SUMS + index)
+                        begin = tl.where(before <= point, before, begin)
+                        chunk += (before <= point).to(tl.int32)
             else:
                 point = tl.minimum((total.to(tl.float64) * uniform).to(tl.int64), total - 1)
                 past = (tl.cumsum(by_chunk, 0) <= point) & (chunks < CHUNKS)
                 chunk = tl.sum(past.to(tl.int32), 0)
                 begin = tl.sum(tl.where(past, by_chunk, 0), 0)
-            if listed | (not filtered):
-                # Which token of the chunk it is: the one that is so far along the list, or at which the sum is reached.
-                depth = depths(scores(logits, draw, counts, bias, bitmask, row, chunk), draw, peak)
-                weight = weights(depth)
-                live = (weight > 0) & ((depth * LEVELS_PER_UNIT).to(tl.int32) <= last_level)
-                step = tl.where(listed, live.to(tl.int64), tl.where(weight >= least, weight, 0))
-                goal = tl.where(listed, place.to(tl.int64), point)
-                token = chunk * CHUNK + tl.sum((begin + tl.cumsum(step, 0) <= goal).to(tl.int32), 0)
+            weight = heavy_of(logits, draw, counts, bias, bitmask, row, chunk, peak)
+            weight = tl.where(keys_of(weight, chunk) >= border, weight, 0)
+            token = chunk * CHUNK + tl.sum((begin + tl.cumsum(weight, 0) <= point).to(tl.int32), 0)
     tl.store(ids + row, token)
     tl.store(feedback + seat * FEEDBACK_STRIDE, token)
     if token >= 0:
@@ -379,8 +296,7 @@ def draw_token(logits, draws, counts, bias, bitmask, peaks, words, sums, lists, 
             tl.store(at, more.to(tl.int16))
         if (flags & FLAG_LOGPROBS) != 0:
             top = tl.load(draw + 12)
-            raw_sums = tl.load(row_sums + RAW_SUMS + chunks, mask=chunks < CHUNKS, other=0)
-            share = tl.sum(raw_sums, 0).to(tl.float64) / UNIT_FLOAT
+            share = over_chunks(row_sums + RAW_SUMS).to(tl.float64) / UNIT_FLOAT
             normalizer = peak_of(peaks, row, RAW_PEAKS).to(tl.float64) + tl.log(share)
             result = logprobs + row * LOGPROB_WORDS
             chosen = tl.load(logits + row.to(tl.int64) * LOGIT_STRIDE + token).to(tl.float64)
