@@ -5,7 +5,7 @@
     python benchmarks/gpu.py page --results FILE --out PAGE                # anywhere
     python benchmarks/gpu.py configs --out CONFIGS                         # for `tessera autotune CONFIGS/<model>`
 
-`prepare` writes compiled programs without weights, under a megabyte each. `run` needs this source tree, numpy, msgspec
+`prepare` writes compiled programs without weights, about a megabyte each. `run` needs this source tree, numpy, msgspec
 and cuda-bindings, and makes the weights on the spot; torch and transformers, where they are, are measured beside it.
 """
 
@@ -20,20 +20,25 @@ ROOT = Path(__file__).resolve().parent.parent
 # Before everything that is installed: others call a package of theirs `benchmarks` too.
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.gpu_models import CONFIGS, MEASURED, prepare, write_config  # noqa: E402
+from benchmarks.gpu_models import (  # noqa: E402
+    BASE_DTYPE,
+    CONFIGS,
+    MEASURED,
+    QUANTIZED_DTYPES,
+    prepare,
+    variant_of,
+    write_config,
+)
 from benchmarks.gpu_page import page  # noqa: E402
 from benchmarks.gpu_results import Results  # noqa: E402
-from benchmarks.gpu_run import PARTS, OtherDevice, Run, RunOptions  # noqa: E402
+from benchmarks.gpu_run import PARTS, SERVED, OtherDevice, Run, RunOptions  # noqa: E402
 from tessera_runtime.errors import TesseraError  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.command == "prepare":
-        for name in options.models:
-            began = time.perf_counter()
-            size = prepare(name, options.target, options.out, options.dtype)
-            print(f"{name}: {size / 1e6:.2f} MB of code in {time.perf_counter() - began:.0f} s", flush=True)
+        _prepare(options)
     elif options.command == "configs":
         for name in options.models:
             print(write_config(name, options.out))
@@ -50,7 +55,14 @@ def _parser() -> argparse.ArgumentParser:
     preparing = commands.add_parser("prepare", help="compile the models; needs no GPU")
     preparing.add_argument("--target", default="cuda-sm90")
     preparing.add_argument("--models", nargs="+", choices=sorted(CONFIGS), default=list(MEASURED))
-    preparing.add_argument("--dtype", default="bf16")
+    preparing.add_argument("--dtype", default=BASE_DTYPE)
+    preparing.add_argument(
+        "--quantized",
+        nargs="*",
+        choices=QUANTIZED_DTYPES,
+        default=list(QUANTIZED_DTYPES),
+        help=f"what {' and '.join(SERVED)} are compiled with besides {BASE_DTYPE}; nothing leaves them out",
+    )
     preparing.add_argument("--out", type=Path, required=True)
     describing = commands.add_parser("configs", help="write the models' configurations, all that tuning reads")
     describing.add_argument("--models", nargs="+", choices=sorted(CONFIGS), default=list(MEASURED))
@@ -70,6 +82,25 @@ def _parser() -> argparse.ArgumentParser:
     paging.add_argument("--results", type=Path, required=True, help="what `run` wrote")
     paging.add_argument("--out", type=Path, required=True)
     return parser
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from tessera_compiler.errors import UnsupportedModel
+
+    for name in options.models:
+        # Beside another dtype there would be nothing to compare them with.
+        more = options.quantized if name in SERVED and options.dtype == BASE_DTYPE else []
+        for dtype in (options.dtype, *more):
+            called = name if dtype == options.dtype else variant_of(name, dtype)
+            began = time.perf_counter()
+            try:
+                size = prepare(name, options.target, options.out, dtype, called)
+            except UnsupportedModel as error:
+                if dtype == options.dtype:
+                    raise
+                print(f"{called}: left out. {error}", flush=True)
+                continue
+            print(f"{called}: {size / 1e6:.2f} MB of code in {time.perf_counter() - began:.0f} s", flush=True)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -279,7 +279,7 @@ def matrix_of(model: GpuModel, group: str) -> tuple[int, ...]:
         return ()
     for launch in model.program.launches:
         if launch.group == group:
-            shapes = [model.raw["weights"][each.index]["shape"] for each in launch.arguments if each.kind == "weight"]
-            matrices = [shape for shape in shapes if len(shape) == 2]
+            weights = [each.index for each in launch.arguments if each.kind == "weight"]
+            matrices = [model.raw["weights"][index]["shape"] for index in weights if model.is_matrix(index)]
             return tuple(matrices[0]) if len(matrices) == 1 else ()
     return ()

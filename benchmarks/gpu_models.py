@@ -63,13 +63,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
 CONSTANTS, BUILT = "constants.json", "built.json"
 TINY = "qwen3-tiny"
 """For tests of numbers; nobody is interested in its speed. Its vocabulary is so large that few rows of its head's
-product are turned, while the products before are not: both are compared with those of many rows."""
+product are turned, while the products before are not, and its down projection so long that its columns are cut: all are
+compared with those of many rows. Three heads share keys, which makes query tiles of no power of two."""
 CONFIGS[TINY] = {
     **_QWEN3,
     "hidden_size": 256,
-    "intermediate_size": 640,
+    "intermediate_size": 2048,
     "num_hidden_layers": 3,
-    "num_attention_heads": 4,
+    "num_attention_heads": 6,
     "num_key_value_heads": 2,
     "head_dim": 64,
     "vocab_size": 6144,
@@ -80,6 +81,12 @@ MAX_MODEL_LEN = 4096
 MAX_TOKENS = 4096
 _BLOCK = 4 << 20
 _SCALE = 0.02
+_SPREAD = {"u8": 73.9, "u4": 4.61, "f8_e4m3": 0.591}
+"""Standard deviation of random weights of these elements, about their zero points and before their scales."""
+_STEPS, _ZEROS = 128, 120
+"""The scale of each group of four bits, as bytes hold it, and the zero point, 7.5 in sixteenths."""
+BASE_DTYPE = "bf16"
+QUANTIZED_DTYPES = ("int8", "int4", "fp8")
 BITS: dict[str, Any] = {"bf16": np.uint16, "f16": np.float16, "f32": np.float32, "u8": np.uint8, "i8": np.int8}
 
 
@@ -136,10 +143,15 @@ class GpuModel:
             for launch in self.program.launches
             for argument in launch.arguments
             if argument.kind == "weight"
-            and len(self.raw["weights"][argument.index]["shape"]) == 2
+            and self.is_matrix(argument.index)
             and all(each.name != "token_ids" for each in launch.arguments)
         }
         return sum(int(np.prod(self.raw["weights"][index]["shape"])) for index in matrices)
+
+    def is_matrix(self, index: int) -> bool:
+        """Whether a weight is one that rows are multiplied with; what belongs to its groups of columns is none."""
+        entry = self.raw["weights"][index]
+        return len(entry["shape"]) == 2 and entry["layout"] != "columns4"
 
 
 class RandomSource:
@@ -147,6 +159,12 @@ class RandomSource:
 
     def __init__(self, model: GpuModel, seed: int) -> None:
         self._entries = {entry["name"]: entry for entry in model.raw["weights"]}
+        self._elements = {
+            name.removesuffix(".matrix"): entry["dtype"]
+            for name, entry in self._entries.items()
+            if entry["dtype"] in ("u8", "f8_e4m3")
+        }
+        """Of what has a scale for each row."""
         # Tables that belong to the model, as those of rotary positions, are what they are.
         self._constants = {
             name: np.frombuffer(base64.b64decode(text), np.uint8)
@@ -171,9 +189,8 @@ class RandomSource:
         if name in self._constants:
             target[:] = self._constants[name][start : start + len(target)]
             return
-        if len(entry["shape"]) < 2 or "scale" in name:
-            # Norms multiply by one, biases add nothing, scales keep products small.
-            value = 1.0 if "norm" in name else _SCALE / 128 if "scale" in name else 0.0
+        value = self._value(name)
+        if value is not None:
             self._fill(target, entry["dtype"], value)
             return
         block = self._blocks[entry["dtype"] if entry["dtype"] in self._blocks else "u8"]
@@ -184,6 +201,19 @@ class RandomSource:
             target[done : done + len(piece)] = piece
             done += len(piece)
             offset = 0
+
+    def _value(self, name: str) -> float | None:
+        """Of all elements, where they are equal: norms multiply by one, biases add nothing, and what belongs to
+        quantized weights makes these as large as others are."""
+        if name.endswith(".columns4"):
+            return _ZEROS if name.endswith(".zeros.columns4") else _STEPS
+        if len(self._entries[name]["shape"]) > 1:
+            return None
+        if name.endswith(".factors"):
+            return _SCALE / _SPREAD["u4"] / _STEPS
+        if name.endswith(".scales"):
+            return _SCALE / _SPREAD[self._elements[name.removesuffix(".scales")]]
+        return 1.0 if "norm" in name else 0.0
 
     @staticmethod
     def _fill(target: NDArray[np.uint8], dtype: str, value: float) -> None:
@@ -211,8 +241,16 @@ def write_config(name: str, folder: Path) -> Path:
     return place
 
 
-def prepare(name: str, target: str, folder: Path, dtype: str = "bf16") -> int:
-    """Compiles a model into `folder`/NAME, for `run` on a machine that has the GPU; returns the bytes of its code."""
+def variant_of(name: str, dtype: str) -> str:
+    """What the folder of a model's program is called that computes with another dtype than `BASE_DTYPE`, beside it."""
+    return name if dtype == BASE_DTYPE else f"{name}-{dtype}"
+
+
+def prepare(name: str, target: str, folder: Path, dtype: str = BASE_DTYPE, called: str | None = None) -> int:
+    """Compiles a model into `folder`/NAME, or what it is to be `called`, for `run` on a machine that has the GPU;
+    returns the bytes of its code.
+
+    Raises `UnsupportedModel` for a dtype that the target has no products of."""
     from transformers import AutoConfig
 
     from tessera_compiler.device_driver import DeviceOptions, compile_for_devices
@@ -230,7 +268,7 @@ def prepare(name: str, target: str, folder: Path, dtype: str = "bf16") -> int:
     options = DeviceOptions((target,), dtype, limits, tuned=tuned)
     compiled_all = compile_for_devices(imported.module, options)
     compiled = compiled_all.targets[0]
-    place = folder / name
+    place = folder / (called or name)
     place.mkdir(parents=True, exist_ok=True)
     for file, data in compiled.files.items():
         (place / file).write_bytes(data)

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cpu.tables import percent, rate, ratio, table
+from benchmarks.gpu_models import BASE_DTYPE
 from benchmarks.gpu_results import GOALS, Results, shown
 
 _METHOD = Path(__file__).with_name("gpu_method.md")
+_LATER_PARTS = ("quantized", "sampling", "mixed")
+"""Results of older runs lack these."""
 _TITLES = {
     "decode": "decode of one user, share of bound",
     "layer": "time per layer beyond streaming its weights",
@@ -36,18 +39,28 @@ def page(results: Results) -> str:
     ]
     sections: list[tuple[str, list[str]]] = [
         ("Decode of one user", [_decode(results)]),
+        ("Weights of fewer bits", [_quantized(results)]),
         ("Launches of a decoding step", list(_launches(results))),
         ("Products", [_products(results)]),
         ("Attention", [_attention(results)]),
         ("Serving", [_serving(results)]),
+        ("A long prompt beside answers", list(_mixed(results))),
+        ("Drawing", list(_sampling(results))),
         ("Against transformers", list(_rival(results))),
         ("Start", [_start(results)]),
     ]
     for title, texts in sections:
         if any(texts):
             parts += [f"## {title}", *texts]
-    parts += [_METHOD.read_text(encoding="utf-8").strip()]
+    parts += [_method(results)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _method(results: Results) -> str:
+    """How it was measured; parts that came later than others are left out where they were not."""
+    lines = _METHOD.read_text(encoding="utf-8").strip().split("\n- ")
+    absent = tuple(f"*{part}*" for part in _LATER_PARTS if not _raw(results, f"{part} "))
+    return "\n- ".join(line for line in lines if not line.startswith(absent))
 
 
 def _circumstances(results: Results) -> str:
@@ -224,6 +237,72 @@ def _serving(results: Results) -> str:
         "idle",
     ]
     return table(heads, rows) if rows else ""
+
+
+def _quantized(results: Results) -> str:
+    found = {(raw["model"], raw["dtype"]): raw["users"] for _, raw in _raw(results, "quantized ")}
+    rows = []
+    for (model, dtype), users in found.items():
+        for count, each in users.items():
+            base = found.get((model, BASE_DTYPE), {}).get(count)
+            rows.append(
+                [
+                    f"{model}, {dtype}",
+                    count,
+                    *(_milliseconds(each[key]) for key in ("wall", "device", "bound")),
+                    f"{each['bytes'] / 1e9:.2f}",
+                    percent(each["bound"] / each["wall"]),
+                    rate(int(count) / each["wall"]),
+                    ratio(None if base is None else base["wall"] / each["wall"]),
+                ]
+            )
+    heads = ["", "users", "ms a step", "of the device", "bound", "GB read", "share of bound", "tokens/s"]
+    return table([*heads, f"× {BASE_DTYPE}"], rows) if rows else ""
+
+
+def _mixed(results: Results) -> Iterator[str]:
+    rows = []
+    for model, raw in _raw(results, "mixed "):
+        carrying, devices = raw["carrying"], raw["device_carrying"]
+        rows.append(
+            [
+                f"{model}, {raw['users']} users, {raw['prompt']:,} tokens by {raw['chunk']:,}",
+                _milliseconds(raw["alone"]),
+                *(_milliseconds(each) for each in (carrying[0], carrying[-1])),
+                ratio(max(carrying) / raw["alone"]),
+                _milliseconds(raw["device_alone"]),
+                *(_milliseconds(each) for each in (devices[0], devices[-1])),
+                f"{(sum(carrying) - len(carrying) * raw['alone']) * 1e3:.1f}",
+                f"{raw['first_token'] * 1e3:.1f}",
+            ]
+        )
+    if rows:
+        yield "Milliseconds of a step that gives each user a token: alone, and with a prompt's first and last chunk."
+        heads = ["", "alone", "first", "last", "the longest, × alone", "of the device: alone", "first", "last"]
+        yield table([*heads, "later for each user, in all", "to the prompt's first token"], rows)
+
+
+def _sampling(results: Results) -> Iterator[str]:
+    for model, raw in _raw(results, "sampling "):
+        by_way: dict[str, dict[str, Any]] = {}
+        for count, ways in raw["users"].items():
+            for each in ways:
+                by_way.setdefault(each["label"], {})[count] = each
+        rows = []
+        for label, by_users in by_way.items():
+            left = next(iter(by_users.values()))["left"]
+            row = [label, "–" if left is None else f"{left:,}"]
+            for count in raw["users"]:
+                each = by_users.get(count)
+                row += ["–"] * 2 if each is None else [_milliseconds(each["step"]), f"{each['beyond'] * 1e6:+.1f}"]
+            rows.append(row)
+        heads = [
+            head
+            for count in raw["users"]
+            for head in (f"ms a step, {count} {'user' if count == '1' else 'users'}", "µs beyond greedy")
+        ]
+        yield f"{model}, {raw['vocabulary']:,} tokens, times of the device."
+        yield table(["", "tokens that may be drawn", *heads], rows)
 
 
 def _rival(results: Results) -> Iterator[str]:

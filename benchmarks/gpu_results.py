@@ -100,11 +100,11 @@ class Results:
 def shown(name: str, value: float) -> str:
     """A figure in the unit of its kind, which is the first word of its name."""
     kind = name.split(" ", 1)[0]
-    if kind == "layer":
+    if kind in ("layer", "sampling"):
         return f"{value * 1e6:.1f} µs"
     if kind == "start":
         return f"{value:.2f} s"
-    if kind == "against":
+    if kind in ("against", "mixed"):
         return f"{value:.2f}×"
     if kind in ("copy", "cublas"):
         return f"{value / 1e12:.2f} T/s"

@@ -31,20 +31,25 @@ from benchmarks.gpu_measure import (
     time_decoding,
     time_serving,
 )
-from benchmarks.gpu_models import CONFIGS, GpuModel
+from benchmarks.gpu_mixed import Mix, time_mixed
+from benchmarks.gpu_models import BASE_DTYPE, CONFIGS, QUANTIZED_DTYPES, GpuModel, variant_of
 from benchmarks.gpu_parts import Parts
+from benchmarks.gpu_quantized import time_users
 from benchmarks.gpu_results import Results
+from benchmarks.gpu_sampling import time_sampling
 from tessera_runtime.executor.cuda.driver import open_cuda_driver
 from tessera_runtime.executor.gpu.executor import GpuExecutor
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS: Mapping[str, float] = {
     **{"bounds": 120, "open": 120, "decode": 60, "launches": 60, "kernels": 90, "serving": 120, "start": 120},
-    "peers": 300,
+    **{"quantized": 60, "sampling": 40, "mixed": 60, "peers": 300},
 }
 """The most that a part may take, for one model."""
-PARTS = ("decode", "launches", "kernels", "serving", "start", "peers")
+PARTS = ("decode", "launches", "kernels", "sampling", "serving", "mixed", "quantized", "start", "peers")
 SERVED = ("qwen3-0.6b", "qwen3-8b")
+SAMPLED = "qwen3-0.6b"
+SAMPLING_USERS = (1, 64)
 STARTED = "qwen2.5-1.5b"
 RIVALLED = "qwen3-0.6b"
 PROMPT_TOKENS = 2048
@@ -112,6 +117,10 @@ class OtherDevice(Exception):
     """Results of one device are to be added to those of another."""
 
 
+class NotPrepared(Exception):
+    """There are no programs of a part."""
+
+
 class Run:
     """One run on one device."""
 
@@ -145,8 +154,10 @@ class Run:
         self.results.environment.setdefault("programs", {})[name] = model.built
         opened = OpenedModel(model, self.options.seed)
         works: dict[str, Work] = {"decode": self._decode, "launches": self._launches, "kernels": self._kernels}
+        if name == SAMPLED:
+            works["sampling"] = self._sampling
         if name in SERVED:
-            works["serving"] = self._serving
+            works |= {"serving": self._serving, "mixed": self._mixed}
         try:
             for part, work in works.items():
                 if part not in self.options.parts:
@@ -157,8 +168,27 @@ class Run:
                     opened.close()
         finally:
             opened.close()
+        if name in SERVED and "quantized" in self.options.parts:
+            self._measure_quantized(name)
         if name == STARTED:
             self._part("start", f"start {name}", partial(self._start, model))
+
+    def _measure_quantized(self, name: str) -> None:
+        """Each dtype that there is a program of is a part of its own, with weights of its own."""
+        whole = f"quantized {name}"
+        self.results.failures.pop(whole, None)
+        found = [each for each in QUANTIZED_DTYPES if (self.options.programs / variant_of(name, each)).is_dir()]
+        if not found:
+            self._part("quantized", whole, partial(self._without_programs, name))
+            return
+        for dtype in (BASE_DTYPE, *found):
+            self._part("quantized", f"{whole}-{dtype}", partial(self._quantized, name, dtype))
+
+    def _without_programs(self, name: str) -> None:
+        raise NotPrepared(
+            f"{self.options.programs} holds none of {', '.join(variant_of(name, each) for each in QUANTIZED_DTYPES)}; "
+            "`prepare` makes them unless told otherwise"
+        )
 
     def _describe(self) -> None:
         self.torch = _torch(self.results)
@@ -251,6 +281,28 @@ class Run:
         steady = time_decoding(model, executor, USERS, STEADY_CONTEXT, 100)
         idle = max(0.0, 1 - steady.device / steady.wall)
         self.results.note(f"idle {model.name}", idle, wall=steady.wall, device=steady.device)
+
+    def _sampling(self, model: GpuModel, executor: GpuExecutor) -> None:
+        users = {count: time_sampling(model, executor, count, CONTEXT, self.options.seed) for count in SAMPLING_USERS}
+        self.results.note(
+            f"sampling {model.name}",
+            max(each.beyond for ways in users.values() for each in ways),
+            **{"context": CONTEXT, "vocabulary": executor.limits.vocab_size},
+            users={str(count): [asdict(each) for each in ways] for count, ways in users.items()},
+        )
+
+    def _mixed(self, model: GpuModel, executor: GpuExecutor) -> None:
+        mix = Mix()
+        time_of = time_mixed(model, executor, self.options.seed, mix)
+        sizes = {"users": mix.users, "prompt": mix.prompt, "chunk": mix.chunk}
+        self.results.note(f"mixed {model.name}", time_of.times, **sizes, **asdict(time_of))
+
+    def _quantized(self, name: str, dtype: str) -> None:
+        model = GpuModel.read(self.options.programs / variant_of(name, dtype))
+        self.results.environment.setdefault("programs", {})[model.name] = model.built
+        users = time_users(model, self.bounds, self.options.seed)
+        shares = {str(count): asdict(each) for count, each in users.items()}
+        self.results.note(f"quantized {name}-{dtype}", users[1].share, model=name, dtype=dtype, users=shares)
 
     def _start(self, model: GpuModel) -> None:
         from benchmarks.gpu_start import write_weights

@@ -69,6 +69,41 @@ def some_results() -> Results:
     return results
 
 
+def with_later_parts(results: Results) -> Results:
+    """Results of a run that has the parts that older ones lack."""
+
+    def of_users(wall: float, size: float) -> dict[str, float]:
+        return {"wall": wall, "device": wall * 0.9, "bytes": size, "bound": size / 4e12}
+
+    def way(label: str, step: float, beyond: float, left: int | None) -> dict[str, Any]:
+        return {"label": label, "step": step, "beyond": beyond, "left": left}
+
+    return Results(
+        results.environment,
+        results.figures,
+        {
+            **results.raw,
+            "quantized qwen3-0.6b-bf16": {"model": "qwen3-0.6b", "dtype": "bf16"}
+            | {"users": {"1": of_users(0.001, 1.2e9), "64": of_users(0.002, 4.8e9)}},
+            "quantized qwen3-0.6b-int4": {"model": "qwen3-0.6b", "dtype": "int4"}
+            | {"users": {"1": of_users(0.0005, 0.4e9), "64": of_users(0.0016, 4e9)}},
+            "quantized qwen3-8b-fp8": {"model": "qwen3-8b", "dtype": "fp8"} | {"users": {"1": of_users(0.0025, 8e9)}},
+            "mixed qwen3-8b": {
+                **{"users": 64, "prompt": 2048, "chunk": 512, "alone": 0.008, "carrying": [0.02, 0.021, 0.022, 0.024]},
+                **{"first_token": 0.095, "device_alone": 0.0075, "device_carrying": [0.019, 0.02, 0.021, 0.023]},
+            },
+            "sampling qwen3-0.6b": {
+                **{"context": 512, "vocabulary": 151936},
+                "users": {
+                    "1": [way("greedy", 0.001, 0, None), way("warm", 0.00102, 20e-6, 130000)],
+                    "64": [way("greedy", 0.002, 0, None), way("warm", 0.0021, 100e-6, 130000)],
+                },
+            },
+        },
+        results.failures,
+    )
+
+
 def row(text: str, *starts: str) -> str:
     """The first line that begins with these cells."""
     return next(line for line in text.splitlines() if line.startswith("| " + " | ".join(starts)))
@@ -126,6 +161,33 @@ def test_a_run_of_transformers_that_had_to_end_is_called_one() -> None:
     assert row(text, "transformers: own").endswith("| – | no / memory |")
     results.raw["against transformers qwen3-0.6b"]["complete"] = True
     assert "all requests done; in time, transformers took 10.00× as long." in page(results)
+
+
+def test_weights_of_fewer_bits_stand_beside_the_whole_ones() -> None:
+    text = page(with_later_parts(some_results()))
+    start = "| qwen3-0.6b, int4 | 1 | 0.500 | 0.450 | 0.100 | 0.40 | 20% | 2,000 | 2.00× |"
+    assert row(text, "qwen3-0.6b, int4", "1") == start
+    assert row(text, "qwen3-0.6b, int4", "64").endswith("| 1.600 | 1.440 | 1.000 | 4.00 | 62% | 40,000 | 1.25× |")
+    assert row(text, "qwen3-0.6b, bf16", "1").endswith("| 1.00× |")
+    assert row(text, "qwen3-8b, fp8").endswith("| 400 | – |"), "nothing to compare with"
+
+
+def test_a_long_prompt_and_drawing_have_sections() -> None:
+    text = page(with_later_parts(some_results()))
+    mixed = row(text, "qwen3-8b, 64 users, 2,048 tokens by 512")
+    assert mixed.endswith("| 8.000 | 20.000 | 24.000 | 3.00× | 7.500 | 19.000 | 23.000 | 55.0 | 95.0 |")
+    assert row(text, "greedy", "–") == "| greedy | – | 1.000 | +0.0 | 2.000 | +0.0 |"
+    assert row(text, "warm") == "| warm | 130,000 | 1.020 | +20.0 | 2.100 | +100.0 |"
+    for part in ("quantized", "mixed", "sampling"):
+        assert text.count(f"\n- *{part}*: ") == 1
+
+
+def test_what_older_runs_lack_is_left_out() -> None:
+    old, new = page(some_results()), page(with_later_parts(some_results()))
+    for part in ("quantized", "mixed", "sampling", "Weights of fewer", "A long prompt", "## Drawing"):
+        assert part not in old and part in new
+    results = Path(__file__).resolve().parents[2] / "docs" / "benchmarks" / "h200.json"
+    assert page(Results.read(results)) == results.with_suffix(".md").read_text(encoding="utf-8")
 
 
 def test_nothing_measured_still_makes_a_page() -> None:

@@ -14,10 +14,14 @@ import pytest
 
 from benchmarks import gpu_run
 from benchmarks.gpu_measure import GroupTime, ServingTime, StepTime
+from benchmarks.gpu_mixed import MixedTime
 from benchmarks.gpu_models import GpuModel
+from benchmarks.gpu_page import page
 from benchmarks.gpu_parts import HUNG, Parts
+from benchmarks.gpu_quantized import UsersTime
 from benchmarks.gpu_results import Results
 from benchmarks.gpu_run import OtherDevice, Run, RunOptions, by_size
+from benchmarks.gpu_sampling import WayTime
 
 A_HUNG_PART = """
 import signal, sys, time
@@ -74,6 +78,7 @@ class Executor:
     """Knows only that it can be closed."""
 
     opened = 0
+    limits = SimpleNamespace(vocab_size=40)
 
     def __init__(self) -> None:
         Executor.opened += 1
@@ -108,6 +113,9 @@ def device(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     replace("launch_times", lambda *_: (1e-3, [GroupTime("linear_0", "matmul", (64, 32), 2, 1e-4)]))
     replace("kernel_times", lambda *_: fails())
     replace("time_serving", lambda *_: ServingTime(4.0, 2.0, 10, 100, 7))
+    replace("time_sampling", lambda *_: [WayTime("greedy", 1e-3, 0.0, None), WayTime("warm", 2e-3, 1e-3, 30)])
+    replace("time_mixed", lambda *_: MixedTime(1e-3, (4e-3, 5e-3), 0.02, 700, 9e-4, (3e-3, 4e-3)))
+    replace("time_users", lambda *_: {1: UsersTime(2e-3, 1e-3, 8e5, 8e-4), 64: UsersTime(4e-3, 3e-3, 2e6, 2e-3)})
     monkeypatch.setattr(GpuModel, "read", lambda folder: SimpleNamespace(name=folder.name, **model))
     monkeypatch.setattr(Run, "_bounds", lambda self: self.results.note("copy bandwidth", 1e9))
     return order
@@ -125,7 +133,8 @@ def test_small_models_come_first() -> None:
 def test_a_model_is_opened_once_and_again_after_a_part_that_failed(device: list[str], tmp_path: Path) -> None:
     results = Run(options(tmp_path)).measure()
     assert device == ["qwen3-0.6b"] * 2 + ["qwen3-8b"] * 2
-    assert results.failures == {f"kernels {name}": "ValueError: no such number" for name in ("qwen3-0.6b", "qwen3-8b")}
+    failed = {name: why for name, why in results.failures.items() if not name.startswith("quantized ")}
+    assert failed == {f"kernels {name}": "ValueError: no such number" for name in ("qwen3-0.6b", "qwen3-8b")}
     assert results.figures["serving qwen3-8b"] == 0.5
     assert results.raw["launches qwen3-0.6b"]["users"]["1"]["groups"][0]["launches"] == 2
     assert Results.read(tmp_path / "results.json").figures == results.figures
@@ -136,6 +145,31 @@ def test_parts_can_be_added_to_what_there_is(device: list[str], tmp_path: Path) 
     again = Run(options(tmp_path, "decode", add=True)).measure()
     assert {"serving qwen3-0.6b", "decode qwen3-0.6b"} <= set(again.figures)
     assert "serving qwen3-0.6b" not in Run(options(tmp_path, "decode")).measure().figures
+
+
+def test_quantized_programs_that_are_there_are_measured(device: list[str], tmp_path: Path) -> None:
+    results = Run(options(tmp_path, "quantized")).measure()
+    assert results.failures.keys() == {"quantized qwen3-0.6b", "quantized qwen3-8b"}
+    assert "holds none of qwen3-8b-int8, qwen3-8b-int4, qwen3-8b-fp8" in results.failures["quantized qwen3-8b"]
+    for name in ("qwen3-8b-int8", "qwen3-8b-fp8"):
+        (tmp_path / name).mkdir()
+    results = Run(options(tmp_path, "quantized", add=True)).measure()
+    assert results.failures.keys() == {"quantized qwen3-0.6b"}
+    measured = [name for name in results.figures if name.startswith("quantized ")]
+    assert measured == ["quantized qwen3-8b-bf16", "quantized qwen3-8b-int8", "quantized qwen3-8b-fp8"]
+    assert results.figures["quantized qwen3-8b-fp8"] == pytest.approx(0.4)
+    assert results.raw["quantized qwen3-8b-int8"]["users"]["64"]["wall"] == 4e-3
+    assert "qwen3-8b-int8" in results.environment["programs"]
+    assert not device, "the model was opened for nothing"
+
+
+def test_a_run_makes_a_page_of_every_part(device: list[str], tmp_path: Path) -> None:
+    (tmp_path / "qwen3-0.6b-int4").mkdir()
+    Run(options(tmp_path)).measure()
+    text = page(Results.read(tmp_path / "results.json"))
+    for title in ("Weights of fewer bits", "A long prompt beside answers", "Drawing"):
+        assert f"## {title}\n" in text
+    assert "qwen3-0.6b, int4" in text and "qwen3-8b, int4" not in text
 
 
 def test_results_of_another_device_are_not_mixed(device: list[str], tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from tessera_runtime.executor.gpu.grid import StepSizes
 
-_FINE, _COARSE, _COARSE_FROM = 64, 256, 512
+_FINE, _COARSE, _COARSE_FROM = 64, 128, 512
+"""Rows that a step is rounded up to a multiple of; the coarse one is what blocks of products have, of many rows."""
 _LEAST_WIDTH = 8
 """Entries of a block table."""
 
