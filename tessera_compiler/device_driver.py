@@ -13,6 +13,7 @@ from tessera_compiler.graph.evaluator import entry_function
 from tessera_compiler.module import CompiledTarget, WeightRecipe
 from tessera_compiler.schedule import dialect as schedule
 from tessera_compiler.schedule.device_blocking import DeviceBlocking
+from tessera_compiler.schedule.linear_maps import tuned_for
 from tessera_compiler.schedule.passes.choose_numerics import ChooseNumerics
 from tessera_compiler.schedule.passes.flatten_concats import FlattenConcats
 from tessera_compiler.schedule.passes.form_groups import FormGroups
@@ -116,7 +117,7 @@ def _schedules(
             continue
         for target in targets:
             chosen[target][name] = {
-                "tuned": group.tuned is not None,
+                "tuned": target in tuned_for(group),
                 "blocking": [each.listed() for each in device_blockings_of(group, target)],
             }
     return chosen

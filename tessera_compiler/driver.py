@@ -23,6 +23,7 @@ from tessera_compiler.graph.text import ExactPrinter
 from tessera_compiler.module import CompiledModule, merge_recipes
 from tessera_compiler.schedule import dialect as schedule
 from tessera_compiler.schedule.device_blocking import DeviceBlocking
+from tessera_compiler.schedule.linear_maps import tuned_for
 from tessera_compiler.schedule.passes.choose_numerics import KV_DTYPES, ChooseNumerics
 from tessera_compiler.schedule.passes.find_peaks import FindPeaks
 from tessera_compiler.schedule.passes.flatten_concats import FlattenConcats
@@ -190,7 +191,7 @@ def _schedules(groups: list[schedule.GroupOp], lowered: LoweredProgram, options:
     for group, name in zip(groups, lowered.names, strict=True):
         if group.kind.data == "linear" and name not in chosen:
             chosen[name] = {
-                "tuned": group.tuned is not None,
+                "tuned": list(tuned_for(group)),
                 "blocking": {
                     cpu_class: [[b.max_tokens or None, b.rows, b.panels * 16] for b in blockings_of(group, cpu_class)]
                     for cpu_class in options.classes

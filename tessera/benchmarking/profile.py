@@ -27,6 +27,11 @@ SECONDS_A_SHAPE = 0.5
 FEWEST_STEPS, MOST_STEPS = 7, 100
 
 
+def is_tuned(marked: object, cpu_class: str) -> bool | None:
+    """What a program's group says of one class; packages of before said it of all classes together."""
+    return cpu_class in marked if isinstance(marked, list) else None if marked is None else bool(marked)
+
+
 @dataclass(frozen=True)
 class KernelFigures:
     """All launches of one group in a step."""
@@ -177,7 +182,7 @@ def _figures(
                 group=name,
                 kind=group["kind"],
                 source=group["source"],
-                tuned=group["tuned"],
+                tuned=is_tuned(group["tuned"], cpu_class),
                 symbol=variants[name]["symbol"],
                 calls=calls[name],
                 seconds=taken,

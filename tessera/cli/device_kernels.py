@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 COLUMNS = ("kernel", "launches", "when", "schedule", "registers", "shared", "spilled", "code")
@@ -41,8 +41,11 @@ def device_kernels(program: Mapping[str, Any]) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def schedule(tuned: object) -> str:
-    """Whether a schedule was measured; `-` where there is nothing to choose."""
+def schedule(tuned: object, classes: Collection[str] = ()) -> str:
+    """Whether a schedule was measured, or for which of some classes of processors; `-` where there is nothing to
+    choose."""
+    if isinstance(tuned, list) and tuned and not set(classes) <= set(tuned):
+        return f"tuned for {', '.join(map(str, tuned))}"
     return "-" if tuned is None else "tuned" if tuned else "default"
 
 

@@ -10,6 +10,7 @@ from tessera_compiler.autotune.choosing import chosen_at
 from tessera_compiler.autotune.device_subjects import DeviceSubject
 from tessera_compiler.schedule.device_blocking import (
     LEAST_ROWS,
+    MOST_STACKED,
     TURNED,
     DeviceBlocking,
     broken_rule,
@@ -66,6 +67,7 @@ class _Grid:
 _GRIDS: dict[int, tuple[_Grid, ...]] = {
     # Few rows: weights are streamed, by many instances or with much under way.
     16: (
+        _Grid((16,), (16, 32), (64, 128, 256), (MOST_STACKED,), (3, 4, 6), ("stacked",)),
         _Grid((16,), (16, 32), (128, 256), (2, 4), (4, 6)),
         _Grid((16,), (16, 32), (512,), (4,), (3,)),
         _Grid((16,), (16, 32), (128, 256), (2, 4), (4, 6), ("descriptors",)),
@@ -142,10 +144,13 @@ def _is_usable(subject: DeviceSubject, blocking: DeviceBlocking) -> bool:
     outputs = subject.panels * PANEL
     if min(blocking.rows, blocking.outputs) < LEAST_ROWS or blocking.warps < 1 or blocking.stages < 2:
         return False
+    if blocking.stacked and (subject.splits == 1 or blocking.depth > subject.depth // subject.splits):
+        return False
     if outputs % blocking.outputs or blocking.depth < least_depth(subject.form) or blocking.depth > 2 * subject.depth:
         return False
     # Sums of a part, or of a group, stand beside those of which they become a part.
     kinds = (2 if subject.form in ("u8", "f8_e4m3") else 1) + int(subject.splits > 1)
+    kinds = subject.splits if blocking.stacked else kinds
     sums = blocking.rows * blocking.outputs * subject.parts * kinds / (_WARP * blocking.warps)
     if not _LEAST_SUMS <= sums <= _MOST_SUMS or _shared_bytes(subject, blocking) > _room(subject.target):
         return False
@@ -157,7 +162,8 @@ def _shared_bytes(subject: DeviceSubject, blocking: DeviceBlocking) -> int:
     if subject.form in TURNED:
         bits_of_rows, bits_of_weights = 16, 4 if subject.form == "bf16xu4" else 8
     bits = blocking.rows * bits_of_rows + blocking.outputs * subject.parts * bits_of_weights
-    return blocking.depth * bits * blocking.stages // 8
+    columns = blocking.depth * (subject.splits if blocking.stacked else 1)
+    return columns * bits * blocking.stages // 8
 
 
 def _room(target: str) -> int:

@@ -99,7 +99,8 @@ def _key(group: schedule.GroupOp, target: str) -> str:
     product = matmul_in(group)
     outputs, depth = type_of(product.arguments[1]).get_shape()
     form = form_of_product(product)
-    return device_schedule_key(target, form, outputs, depth, _parts(group), panels_together(group))
+    splits = device_splits_of(group, target)
+    return device_schedule_key(target, form, outputs, depth, _parts(group), panels_together(group), splits)
 
 
 def _parts(group: schedule.GroupOp) -> int:

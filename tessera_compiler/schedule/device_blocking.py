@@ -19,6 +19,9 @@ WARP_GROUP_ROWS = 64
 """Of a product's left operand, for the instructions that four warps issue together."""
 WARP_GROUP = 4
 
+LISTED_ALWAYS = 7
+"""Numbers of a blocking, besides that of tokens, that every entry of a tuned schedule has."""
+
 FLOAT8_DEPTH = 128
 """Columns of eight-bit floats that the matrix units add on their own, with few bits, before float32 takes over."""
 
@@ -30,6 +33,9 @@ class DeviceBlocking:
 
     `turned` is 1 if it computes `weight @ x.T`: then the matrix units take the outputs in blocks of 64, and few tokens
     are few columns, not rows that are filled with zeros. Forms in `TURNED` are so whatever it says.
+
+    `stacked` is 1 if the parts of a product whose columns are cut are added next to each other, a warp to each, `depth`
+    columns of every part at a time; where nothing is cut it means nothing.
 
     `descriptors` is 1 if both operands are read as boxes of a tensor, by descriptors, where the device has what copies
     them so: that leaves all threads to the matrix units.
@@ -43,10 +49,14 @@ class DeviceBlocking:
     stages: int
     turned: int = 0
     descriptors: int = 0
+    stacked: int = 0
 
     def listed(self) -> list[int | None]:
-        """As an entry of a tuned schedule has it."""
-        return [self.max_tokens or None, *astuple(self)[1:]]
+        """As an entry of a tuned schedule has it; the last flags are left out where they are off."""
+        numbers = list(astuple(self)[1:])
+        while len(numbers) > LISTED_ALWAYS and not numbers[-1]:
+            del numbers[-1]
+        return [self.max_tokens or None, *numbers]
 
 
 FORMS: dict[tuple[str, str], str] = {
@@ -81,6 +91,11 @@ _BOXED = ("bf16", "f16")
 def is_turned(form: str, blocking: DeviceBlocking) -> bool:
     """Whether a product of a form is computed as `weight @ x.T`."""
     return form in TURNED or bool(blocking.turned)
+
+
+def is_stacked(blocking: DeviceBlocking, splits: int) -> bool:
+    """Whether the parts of a product's columns are added next to each other."""
+    return bool(blocking.stacked) and splits > 1
 
 
 def has_boxes(form: str, blocking: DeviceBlocking, depth: int) -> bool:
@@ -181,6 +196,11 @@ WARP_GROUP_TARGETS = ("cuda-sm90", "cuda-sm100")
 """Targets whose matrix units take operands of 64 rows from four warps, and add them in an order of their own."""
 
 
+_STACKED = DeviceBlocking(16, 16, 16, 128, 4, 4, stacked=1)
+"""Of few rows of a product whose columns are cut, where its form is of `_ADD_ALIKE`. Not measured: of the instructions
+of the loop, four warps need as many for 512 columns as two for 256 of a product that is not cut."""
+
+
 def default_device_blocking(
     target: str, form: str, panels: int, depth: int, *, parts: int = 1, together: int = 1, splits: int = 1
 ) -> tuple[DeviceBlocking, ...]:
@@ -192,7 +212,12 @@ def default_device_blocking(
     """
     measured = _is_measured(target, form)
     fitted = []
+    if measured and splits > 1 and together == 1 and depth % (splits * STACKED_UNIT) == 0:
+        step = _STACKED.depth if depth // splits >= _STACKED.depth else STACKED_UNIT
+        fitted.append(replace(_STACKED, depth=step, warps=splits))
     for choice in _choices(target, form, panels, depth, parts, together, splits):
+        if fitted and choice.max_tokens and choice.max_tokens <= _STACKED.max_tokens:
+            continue
         # Sums of a part, or of a group, stand beside those of which they become a part.
         kinds = (2 if form in ("u8", "f8_e4m3") else 1) + int(splits > 1)
         rows, columns, warps = choice.rows, choice.outputs // PANEL, choice.warps
@@ -276,6 +301,10 @@ def broken_rule(target: str, form: str, blockings: Sequence[DeviceBlocking]) -> 
             return f"a round of {form} takes at least {least_depth(form)} columns; found {each.depth}"
         if each.descriptors and form not in _BOXED:
             return f"operands of {form} are not read by descriptors; found a blocking that does"
+        if each.stacked and form not in _ADD_ALIKE.get(target, ()):
+            return f"parts of {form} are not added next to each other on {target}; found a blocking that does"
+        if each.stacked and (each.turned or each.descriptors):
+            return "parts that are added next to each other are neither turned nor read by descriptors"
         if form == "f8_e4m3" and each.depth != FLOAT8_DEPTH:
             return f"eight-bit floats are added {FLOAT8_DEPTH} columns at a time; found {each.depth}"
     if form in _ADD_ALIKE.get(target, ()):
@@ -313,13 +342,16 @@ _MACHINES = {
 MOST_SPLITS = 8
 SPLIT_UNIT = 128
 """Columns: parts have a multiple of them."""
+LEAST_CUT, MOST_STACKED, STACKED_UNIT = 2048, 4, 64
+"""Columns from which on a product is cut whose parts are added next to each other; into how many; a multiple of what
+they are. Each ends with a wait for the matrix units when a prompt adds one after the other, so there are not more."""
 SPLIT_TOKENS = 64
 """Up to as many rows have the parts of their columns added side by side; more fill the device as they are."""
 
 
 def adds_apart(blocking: DeviceBlocking) -> bool:
     """Whether the parts of a product that is cut are added side by side, by instances of their own."""
-    return 0 < blocking.max_tokens <= SPLIT_TOKENS
+    return 0 < blocking.max_tokens <= SPLIT_TOKENS and not blocking.stacked
 
 
 def splits_of(target: str, form: str, panels: int, depth: int, *, parts: int = 1, together: int = 1) -> int:
@@ -327,9 +359,13 @@ def splits_of(target: str, form: str, panels: int, depth: int, *, parts: int = 1
     are: by its shape alone, since a result depends on it.
 
     A few rows of a product with few outputs leave most of a device idle. Cutting pays where what is streamed more
-    slowly for that is more than one launch costs.
+    slowly for that is more than one launch costs; or, where parts are added next to each other, where one warp would
+    wait for one product of the matrix units after the other for longer than memory takes.
     """
     machine = _MACHINES[target]
+    if _is_measured(target, form) and together == 1:
+        long = depth >= LEAST_CUT and panels <= machine.multiprocessors
+        return MOST_STACKED if long and depth % (MOST_STACKED * STACKED_UNIT) == 0 else 1
     outputs = PANEL * together
     if not _is_measured(target, form):
         outputs = default_device_blocking(target, form, panels, depth, parts=parts, together=together)[0].outputs
@@ -347,10 +383,13 @@ def splits_of(target: str, form: str, panels: int, depth: int, *, parts: int = 1
     return splits
 
 
-def device_schedule_key(target: str, form: str, outputs: int, depth: int, parts: int = 1, together: int = 1) -> str:
+def device_schedule_key(
+    target: str, form: str, outputs: int, depth: int, parts: int = 1, together: int = 1, splits: int = 1
+) -> str:
     """What a tuned blocking depends on, and nothing else."""
     followed = (f"/parts{parts}" if parts > 1 else "") + (f"/groups{together * PANEL}" if together > 1 else "")
-    return f"{target}/matmul/{form}/{outputs}x{depth}{followed}"
+    cut = f"/cut{splits}" if splits > 1 else ""
+    return f"{target}/matmul/{form}/{outputs}x{depth}{followed}{cut}"
 
 
 def device_layout(weight: schedule.WeightOp) -> str | None:

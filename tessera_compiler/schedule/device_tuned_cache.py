@@ -17,7 +17,7 @@ KERNELS = 1
 `targets/triton` writes its kernels) so that another blocking may be the fastest adds one: what was measured before then
 counts as not there."""
 LEAST_EXTENT = 16
-_KEY = re.compile(r"(?P<target>[a-z0-9-]+)/matmul/(?P<form>\w+)/\d+x\d+(/parts\d+)?(/groups\d+)?")
+_KEY = re.compile(r"(?P<target>[a-z0-9-]+)/matmul/(?P<form>\w+)/\d+x\d+(/parts\d+)?(/groups\d+)?(/cut\d+)?")
 _NAMES = tuple(field.name for field in fields(DeviceBlocking))[1:]
 
 

@@ -404,7 +404,7 @@ class GroupOp(IRDLOperation):
     offsets = opt_attr_def(ArrayAttr)
     tiles = opt_attr_def(DictionaryAttr)
     splits = opt_attr_def(DictionaryAttr)
-    tuned = opt_attr_def(UnitAttr)
+    tuned = opt_attr_def(ArrayAttr)
     body = region_def("single_block")
 
     def __init__(self, kind: str, inputs: Sequence[SSAValue], results: Sequence[Attribute], body: Region | Block):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import astuple
 from typing import Any
 
-from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, ModuleOp, i64
+from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, ModuleOp, StringAttr, i64
 
 from tessera_compiler.graph.evaluator import entry_function
 from tessera_compiler.schedule import dialect as schedule
@@ -27,6 +27,18 @@ def matmul_in(group: schedule.GroupOp) -> schedule.MatmulOp:
 def blockings_as_attribute(blockings: Iterable[Any]) -> ArrayAttr[ArrayAttr[IntegerAttr]]:  # type: ignore[type-arg]
     """Blockings, dataclasses of numbers, as `tiles` has them."""
     return ArrayAttr([ArrayAttr([IntegerAttr(number, i64) for number in astuple(each)]) for each in blockings])
+
+
+def mark_tuned(group: schedule.GroupOp, names: Iterable[str]) -> None:
+    """Says for which CPU classes or devices the blockings of a planned group were measured."""
+    marked = [StringAttr(name) for name in names]
+    group.tuned = ArrayAttr(marked) if marked else None
+
+
+def tuned_for(group: schedule.GroupOp) -> tuple[str, ...]:
+    """The CPU classes or devices for which the blockings of a planned group were measured."""
+    marked = group.tuned.data if group.tuned is not None else ()
+    return tuple(name.data for name in marked if isinstance(name, StringAttr))
 
 
 def blockings_in(group: schedule.GroupOp, name: str) -> list[tuple[int, ...]]:

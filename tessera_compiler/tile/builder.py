@@ -10,6 +10,7 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.rewriter import InsertPoint
 
 from tessera_compiler.tile import dialect
+from tessera_compiler.tile.stacks import Shape
 from tessera_compiler.tile.types import INDEX, element_name, shape_of
 
 
@@ -264,6 +265,41 @@ class KernelBuilder:
         loop = dialect.ForOp(lower, upper, step_value, initial, block, once=once)
         self._builder.insert(loop)
         return list(loop.results)
+
+    def when(self, at: SSAValue, initial: Sequence[SSAValue], body: Callable[[], Sequence[SSAValue]]) -> list[SSAValue]:
+        """What `body` writes and returns where `at` is 0, else the initial tiles."""
+        block, outer = Block(), self._builder
+        self._builder = Builder(InsertPoint.at_end(block))
+        self._builder.insert(dialect.YieldOp(body()))
+        self._builder = outer
+        choice = dialect.WhenOp(at, initial, block)
+        self._builder.insert(choice)
+        return list(choice.results)
+
+    # Stacks
+
+    def empty_stack(self, shape: Shape) -> SSAValue:
+        return self._insert(dialect.EmptyStackOp(shape))
+
+    def load_stack(
+        self,
+        buffer: SSAValue,
+        row: SSAValue,
+        column: SSAValue,
+        shape: Shape,
+        part_step: int,
+        *,
+        count: SSAValue | None = None,
+        transposed: bool = False,
+    ) -> SSAValue:
+        load = dialect.LoadStackOp(buffer, row, column, shape, part_step, count=count, transposed=transposed)
+        return self._insert(load)
+
+    def dot_stack(self, left: SSAValue, right: SSAValue, accumulator: SSAValue) -> SSAValue:
+        return self._insert(dialect.DotStackOp(left, right, accumulator))
+
+    def sum_stack(self, operand: SSAValue) -> SSAValue:
+        return self._insert(dialect.SumStackOp(operand))
 
     # Parts
 

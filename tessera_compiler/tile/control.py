@@ -27,11 +27,12 @@ from tessera_compiler.tile.base import TileOperation, integer
 from tessera_compiler.tile.blocks import LoadBlockOp, StoreBlockOp
 from tessera_compiler.tile.memory import LoadIndexOp, LoadOp, LoadPackedOp, LoadPackedRowOp, StoreOp
 from tessera_compiler.tile.panels import LoadPanelsOp, StorePanelOp
+from tessera_compiler.tile.stacks import LoadStackOp
 from tessera_compiler.tile.types import INDEX
 
 _GRID = re.compile(r"[QDC]|[TL](/[1-9][0-9]*)?")
 
-_LOADS = (LoadOp, LoadIndexOp, LoadPackedOp, LoadPackedRowOp, LoadPanelsOp, LoadBlockOp)
+_LOADS = (LoadOp, LoadIndexOp, LoadPackedOp, LoadPackedRowOp, LoadPanelsOp, LoadBlockOp, LoadStackOp)
 
 
 @irdl_op_definition
@@ -204,8 +205,35 @@ class ForOp(IRDLOperation):
 
 
 @irdl_op_definition
+class WhenOp(IRDLOperation):
+    """What the body yields where the index `at` is 0; else the initial tiles, and the body is not run. Only kernels for
+    devices have it."""
+
+    name = "tile.when"
+    at = operand_def(IndexType)
+    initial = var_operand_def(VectorType)
+    results_ = var_result_def(VectorType)
+    body = region_def("single_block")
+
+    def __init__(self, at: SSAValue, initial: Sequence[SSAValue], body: Region | Block):
+        super().__init__(
+            operands=[at, list(initial)],
+            result_types=[[value.type for value in initial]],
+            regions=[body if isinstance(body, Region) else Region(body)],
+        )
+
+    def verify_(self) -> None:
+        kept = [value.type for value in self.initial]
+        last = self.body.block.last_op
+        if self.body.block.args or not isinstance(last, YieldOp) or [v.type for v in last.values] != kept:
+            raise VerifyException("what may be done takes nothing, and ends by yielding tiles like the initial ones")
+        if [result.type for result in self.results_] != kept:
+            raise VerifyException("what may be done gives tiles like the initial ones")
+
+
+@irdl_op_definition
 class YieldOp(IRDLOperation):
-    """Hands the carried tiles to the next round."""
+    """Hands the carried tiles to the next round, or to what follows."""
 
     name = "tile.yield"
     values = var_operand_def(VectorType)

@@ -1,8 +1,8 @@
 """Tile IR: how one kernel works on tiles. docs/spec/tile-ir.md is the page; `evaluate` of each op is the definition.
 
-Every tile is two-dimensional. A kernel is a function of its buffers and of the ids of one program instance;
-instances are independent, and no instance loads from a buffer that the kernel stores to. Arithmetic is in the
-element type that is written: nothing is contracted or reordered.
+Every tile is two-dimensional; a stack is several of one shape. A kernel is a function of its buffers and of the ids of
+one program instance; instances are independent, and no instance loads from a buffer that the kernel stores to.
+Arithmetic is in the element type that is written: nothing is contracted or reordered.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ from tessera_compiler.tile.control import (
     KernelOp,
     ProgramIdOp,
     ReturnOp,
+    WhenOp,
     YieldOp,
 )
 from tessera_compiler.tile.memory import LoadIndexOp, LoadOp, LoadPackedOp, LoadPackedRowOp, StoreOp
 from tessera_compiler.tile.panels import LoadPanelsOp, StorePanelOp
 from tessera_compiler.tile.parts import PartsOp
 from tessera_compiler.tile.rearranging import TransposeOp, UnpackOp
+from tessera_compiler.tile.stacks import DotStackOp, EmptyStackOp, LoadStackOp, SumStackOp
 
 TILE_OPERATIONS: list[type[Operation]] = [
     KernelOp,
@@ -69,6 +71,7 @@ TILE_OPERATIONS: list[type[Operation]] = [
 BLOCK_OPERATIONS: list[type[Operation]] = [
     *(LoadBlockOp, StoreBlockOp, PrefetchOp, TransposeOp, UnpackOp, PartsOp),
     MultiplyAddOp,
+    *(EmptyStackOp, LoadStackOp, DotStackOp, SumStackOp, WhenOp),
 ]
 """What only kernels for devices are made of."""
 
@@ -89,6 +92,8 @@ __all__ = [
     "CompareOp",
     "ConstantIndexOp",
     "DotOp",
+    "DotStackOp",
+    "EmptyStackOp",
     "ForOp",
     "FullOp",
     "IndexOp",
@@ -100,6 +105,7 @@ __all__ = [
     "LoadPackedOp",
     "LoadPackedRowOp",
     "LoadPanelsOp",
+    "LoadStackOp",
     "MultiplyAddOp",
     "PartsOp",
     "PrefetchOp",
@@ -110,8 +116,10 @@ __all__ = [
     "StoreBlockOp",
     "StoreOp",
     "StorePanelOp",
+    "SumStackOp",
     "TransposeOp",
     "UnaryOp",
     "UnpackOp",
+    "WhenOp",
     "YieldOp",
 ]

@@ -40,7 +40,7 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> list[FakeDriver]:
-    """A host with Triton and a device; two candidates at two points, so that tuning is a matter of seconds."""
+    """A host with Triton and a device; two candidates at three points, so that tuning is a matter of seconds."""
     opened: list[FakeDriver] = []
 
     def open_driver(family: str) -> FakeDriver:
@@ -55,7 +55,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> list[FakeDriver]:
     monkeypatch.setattr(device_trial, "Compilation", StandInCompilation)
     monkeypatch.setattr(device_trial, "MOST_COPIES", 2)
     monkeypatch.setattr(device_tuner, "device_candidates", two)
-    monkeypatch.setattr(device_tuner, "points_of", lambda rows: (1, 64))
+    monkeypatch.setattr(device_tuner, "points_of", lambda rows: (1, 64, 256))
     return opened
 
 
@@ -81,8 +81,8 @@ def test_a_second_run_is_all_hits(
     entries = read_device_tuned(path, TARGET)
     assert code == 0 and len(entries) == 5
     for key, entry in entries.items():
-        assert f"{key}: " in out and set(entry.microseconds) == {1, 64}
-    assert out.count("rows: default") == 10 and f"kept in {path}" in out
+        assert f"{key}: " in out and set(entry.microseconds) == {1, 64, 256}
+    assert out.count("rows: default") == 15 and f"kept in {path}" in out
     assert not host[0].left_over() and host[0].closed
     text = path.read_text()
     code, out, _ = ended(*options)

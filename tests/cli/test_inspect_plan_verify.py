@@ -15,6 +15,7 @@ from conftest import Run
 from tiny_package import tiny_program, write_tiny
 
 from tessera.cli.commands.plan_command import PROCESS_BYTES, make_plan
+from tessera.cli.device_kernels import schedule
 from tessera_runtime.errors import DriverUnavailable, TargetUnavailable, TesseraError
 from tessera_runtime.executor.gpu import discovery
 from tessera_runtime.loading import load_executor
@@ -40,7 +41,13 @@ def test_inspect_shows_everything_without_reading_the_contents(run: Run, package
     assert list(value) == ["package", "manifest", "kernels"]
     assert value["manifest"]["name"] == "tiny"
     head = next(kernel for kernel in value["kernels"]["reference"] if kernel["group"] == "head")
-    assert head == {"group": "head", "kind": "linear", "tuned": False, "launches": 1, "variants": {}}
+    assert head == {"group": "head", "kind": "linear", "tuned": [], "launches": 1, "variants": {}}
+
+
+def test_inspect_says_for_which_classes_a_schedule_was_measured() -> None:
+    classes = ("x86-64-v3", "x86-64-v4")
+    said = [schedule(tuned, classes) for tuned in (["x86-64-v4"], [*classes], [], None, True, False)]
+    assert said == ["tuned for x86-64-v4", "tuned", "default", "-", "tuned", "default"]
 
 
 @pytest.mark.parametrize("ir", ["graph", "schedule", "tile"])

@@ -29,7 +29,7 @@ def tiny_program(target: str = "reference") -> dict[str, Any]:
     def launch(group: str, *args: str) -> dict[str, Any]:
         return {"group": group, "args": list(args), "barrier": True, "layer": 0, "reads_cache": 0, "writes_cache": 0}
 
-    group: dict[str, Any] = {"kind": "linear", "tuned": False, "source": "x"}
+    group: dict[str, Any] = {"kind": "linear", "tuned": [], "source": "x"}
     program: dict[str, Any] = {
         "abi": 1,
         "target": target,

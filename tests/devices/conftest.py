@@ -7,6 +7,7 @@ from tessera_compiler.targets.triton.toolchain import triton_is_installed
 NEED_TRITON = [
     *("test_interpreted.py", "test_compiled.py", "test_drawing.py", "test_drawing_engine.py", "test_packed.py"),
     *("test_boxes.py", "test_device_rows.py", "test_turned_products.py"),
+    "test_stacked_products.py",
 ]
 collect_ignore = [] if triton_is_installed() else NEED_TRITON
 

@@ -26,6 +26,7 @@ from tessera_compiler.schedule.device_blocking import (
 )
 from tessera_compiler.schedule.device_tuned_cache import load_device_tuned
 from tessera_compiler.schedule.dialect import GroupOp, MatmulOp, WeightOp, element_name
+from tessera_compiler.schedule.linear_maps import tuned_for
 from tessera_compiler.schedule.passes.plan_device_tiles import device_blockings_of
 from tessera_compiler.schedule.tuned_cache import InvalidTuning, shipped_cache
 from tessera_compiler.targets.program import ProgramLimits
@@ -36,6 +37,7 @@ from tessera_compiler.targets.triton.emission import emit_source
 from tessera_compiler.targets.triton.functions import HALVED_FLOAT8
 from tessera_compiler.targets.triton.target import compile_triton
 from tessera_compiler.targets.triton.toolchain import TritonMissing
+from tessera_compiler.tile.lowering.device_lower import lower_for_devices
 from tessera_runtime.executor.gpu.arena_check import check_arena
 from tessera_runtime.executor.gpu.program import read_program
 
@@ -152,15 +154,20 @@ def test_a_tuned_blocking_is_used_and_marked() -> None:
     model = tiny_model("qwen3")
     plain = plan_for("qwen3", "bf16", ("cuda-sm90",))
     group = next(group for group in plain.groups if group.kind.data == "linear")
-    assert group.tuned is None
+    assert tuned_for(group) == ()
     chosen = (DeviceBlocking(0, 64, 16, 32, 4, 2),)
     key = device_schedule_key("cuda-sm90", "bf16", 128, 64)
     module = model.graph()
-    for each in device_passes(DeviceOptions(("cuda-sm90",), "bf16", LIMITS, tuned={key: chosen})):
+    targets = ("cuda-sm80", "cuda-sm90")
+    for each in device_passes(DeviceOptions(targets, "bf16", LIMITS, tuned={key: chosen})):
         each.apply(module)
     groups = [op for op in entry_function(module).body.block.ops if isinstance(op, GroupOp)]
-    tuned = [device_blockings_of(each, "cuda-sm90") for each in groups if each.tuned is not None]
-    assert tuned and set(tuned) == {chosen}
+    tuned = [each for each in groups if tuned_for(each)]
+    assert tuned and {device_blockings_of(each, "cuda-sm90") for each in tuned} == {chosen}
+    assert {tuned_for(each) for each in tuned} == {("cuda-sm90",)}
+    lowered = lower_for_devices(groups, targets)
+    marked = {group.tuned for group in lowered.groups.values()}
+    assert marked == {None, (), ("cuda-sm90",)}
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("llama", "bf16"), ("gemma2", "int8"), ("qwen3", "int4")])

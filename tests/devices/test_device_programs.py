@@ -83,7 +83,7 @@ def test_logits_are_those_of_the_schedule(name: str, dtype: str, tmp_path: Path)
         assert np.isfinite(found).all()
         assert np.abs(found - wanted).max() <= TOLERANCE[dtype] * np.abs(wanted).max()
     used = {symbol.partition("_")[2].partition("_")[2] for symbol in machine.launched if "attention" in symbol}
-    assert {"tiles", "blocks16", "fold"} <= used
+    assert {"blocks16", "fold"} <= used and used & {"tiles64", "tiles128"}
 
 
 def test_a_token_gives_the_same_alone_in_a_tile_and_block_by_block(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_wrong_kernel_is_noticed(tmp_path: Path) -> None:
 
     def broken(kernel: Any, buffers: Any, **counts: int) -> Any:
         after = run_in_numpy(kernel, buffers, **counts)
-        if kernel.symbol.endswith("tiles"):
+        if "_tiles" in kernel.symbol:
             after[-1][0, 0] += 0.5
         return after
 

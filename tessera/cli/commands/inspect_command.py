@@ -144,7 +144,7 @@ def _print_kernels(target: str, kernels: list[dict[str, Any]]) -> None:
             row["group"],
             row["kind"] or "-",
             row["launches"],
-            schedule(row["tuned"]),
+            schedule(row["tuned"], row["variants"]),
             ", ".join(f"{name} ×{count}" for name, count in row["variants"].items()) or "-",
         )
         for row in kernels

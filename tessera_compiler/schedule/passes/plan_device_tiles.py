@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr, ModuleOp, StringAttr, UnitAttr, i64
+from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr, ModuleOp, StringAttr, i64
 
 from tessera_compiler.graph import dialect as graph
 from tessera_compiler.graph.evaluator import entry_function
@@ -21,7 +21,13 @@ from tessera_compiler.schedule.device_blocking import (
     form_of_product,
     splits_of,
 )
-from tessera_compiler.schedule.linear_maps import blockings_as_attribute, blockings_in, linear_groups, matmul_in
+from tessera_compiler.schedule.linear_maps import (
+    blockings_as_attribute,
+    blockings_in,
+    linear_groups,
+    mark_tuned,
+    matmul_in,
+)
 from tessera_compiler.schedule.passes.plan_tiles import output_panels, panels_together
 from tessera_compiler.schedule.physical import PANEL
 from tessera_compiler.schedule.tuned_cache import InvalidTuning
@@ -62,23 +68,23 @@ class PlanDeviceTiles:
             form = form_of_product(product)
             parts = max(1, sum(isinstance(op, graph.SliceOp) for op in group.body.block.ops))
             together, panels = panels_together(group), output_panels(group)
-            chosen, splits, all_tuned = {}, {}, True
+            chosen, splits, measured = {}, {}, []
             for name in self.targets:
                 count = splits_of(name, form, panels, depth, parts=parts, together=together)
                 default = default_device_blocking(
                     name, form, panels, depth, parts=parts, together=together, splits=count
                 )
-                key = device_schedule_key(name, form, outputs, depth, parts, together)
+                key = device_schedule_key(name, form, outputs, depth, parts, together, count)
                 entry = self.tuned.get(key)
-                all_tuned = all_tuned and entry is not None
                 if entry is not None:
+                    measured.append(name)
                     _check(entry, key, name, form, panels, together, default)
                 chosen[name] = blockings_as_attribute(entry or default)
                 if count > 1:
                     splits[name] = IntegerAttr(count, i64)
             group.tiles = DictionaryAttr(chosen)
             group.splits = DictionaryAttr(splits) if splits else None
-            group.tuned = UnitAttr() if all_tuned and self.targets else None
+            mark_tuned(group, measured)
 
 
 def _check(

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from xdsl.dialects.builtin import DictionaryAttr, ModuleOp, UnitAttr
+from xdsl.dialects.builtin import DictionaryAttr, ModuleOp
 
 from tessera_compiler.graph.types import type_of
 from tessera_compiler.schedule import dialect as schedule
 from tessera_compiler.schedule.heads import columns_together, heads_in
-from tessera_compiler.schedule.linear_maps import blockings_as_attribute, blockings_in, linear_groups, matmul_in
+from tessera_compiler.schedule.linear_maps import (
+    blockings_as_attribute,
+    blockings_in,
+    linear_groups,
+    mark_tuned,
+    matmul_in,
+)
 from tessera_compiler.schedule.physical import PANEL, padded_rows
 
 ANY_TOKENS = 0
@@ -131,16 +137,16 @@ class PlanTiles:
             weight = type_of(product.arguments[1])
             outputs, depth = weight.get_shape()
             element = schedule.element_name(weight)
-            chosen, all_tuned = {}, True
+            chosen, measured = {}, []
             for name in self.classes:
                 key = schedule_key(name, element_of(product), outputs, depth, form_of(group))
                 entry = self.tuned.get(key)
-                all_tuned = all_tuned and entry is not None
+                measured += [name] if entry is not None else []
                 chosen[name] = blockings_as_attribute(
                     entry or default_blocking(name, element, output_panels(group), panels_together(group))
                 )
             group.tiles = DictionaryAttr(chosen)
-            group.tuned = UnitAttr() if all_tuned and self.classes else None
+            mark_tuned(group, measured)
 
 
 def blockings_of(group: schedule.GroupOp, cpu_class: str) -> tuple[Blocking, ...]:

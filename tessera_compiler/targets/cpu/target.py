@@ -41,7 +41,7 @@ def compile_cpu(
     program["target"] = "cpu"
     program["exports"] = list(SYMBOLS)
     program["groups"] = {
-        name: {"kind": group.kind, "tuned": group.tuned, "source": group.source}
+        name: {"kind": group.kind, "tuned": None if group.tuned is None else list(group.tuned), "source": group.source}
         for name, group in lowered.groups.items()
     }
     program["classes"] = {

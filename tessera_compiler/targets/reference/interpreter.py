@@ -45,9 +45,13 @@ def run_kernel(
 def _run_block(block: Block, values: dict[SSAValue, Any], program: tuple[int, ...]) -> list[Any]:
     for operation in block.ops:
         if isinstance(operation, dialect.YieldOp):
-            return [values[value] for value in operation.values]
+            return _values(operation.values, values)
         if isinstance(operation, dialect.ForOp):
             _run_loop(operation, values, program)
+        elif isinstance(operation, dialect.WhenOp):
+            done = values[operation.at] == 0
+            results = _run_block(operation.body.block, values, program) if done else _values(operation.initial, values)
+            values.update(zip(operation.results, results, strict=True))
         elif isinstance(operation, dialect.PartsOp):
             _run_block(operation.body_of(values[operation.at]), values, program)
         else:
@@ -56,13 +60,17 @@ def _run_block(block: Block, values: dict[SSAValue, Any], program: tuple[int, ..
 
 
 def _run_loop(loop: dialect.ForOp, values: dict[SSAValue, Any], program: tuple[int, ...]) -> None:
-    carried = [values[value] for value in loop.initial]
+    carried = _values(loop.initial, values)
     body = loop.body.block
     rounds = range(values[loop.lower], values[loop.upper], values[loop.step])
     for index in rounds if loop.once is None else rounds[:1]:
         values.update(zip(body.args, [index, *carried], strict=True))
         carried = _run_block(body, values, program)
     values.update(zip(loop.results, carried, strict=True))
+
+
+def _values(of: Sequence[SSAValue], values: dict[SSAValue, Any]) -> list[Any]:
+    return [values[each] for each in of]
 
 
 def _run_operation(operation: Operation, values: dict[SSAValue, Any], program: tuple[int, ...]) -> None:

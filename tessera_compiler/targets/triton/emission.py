@@ -6,13 +6,15 @@ it out, reductions put their identity in its place first. What lies in the paddi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from xdsl.dialects.builtin import MemRefType
 from xdsl.ir import Block, Operation, SSAValue
 
 from tessera_compiler.errors import UnsupportedOperation
-from tessera_compiler.targets.triton import functions
+from tessera_compiler.targets.triton import functions, stacks
+from tessera_compiler.targets.triton.addresses import Access, address, tile_address
 from tessera_compiler.targets.triton.boxes import Tensor, tensors_of
 from tessera_compiler.targets.triton.expressions import (
     LEAST_OF_PRODUCTS,
@@ -22,7 +24,6 @@ from tessera_compiler.targets.triton.expressions import (
     is_literal,
     literal_of,
     padded,
-    times,
 )
 from tessera_compiler.tile import dialect as tile
 from tessera_compiler.tile.types import BYTES, element_name, shape_of
@@ -34,7 +35,7 @@ LINE_BYTES = 128
 """Of the cache of a device."""
 BEFORE_THE_WAIT = (
     *(tile.ProgramIdOp, tile.ConstantIndexOp, tile.IndexOp, tile.PrefetchOp),
-    *(tile.LoadIndexOp, tile.LoadOp, tile.LoadBlockOp),
+    *(tile.LoadIndexOp, tile.LoadOp, tile.LoadBlockOp, tile.LoadStackOp),
 )
 """Ops that come before the wait for the launch before, if what they read is there: written by nobody, or by none but
 such ops."""
@@ -170,6 +171,10 @@ class _Emitter:
             self._for(op)
         elif isinstance(op, tile.PartsOp):
             self._parts(op, None)
+        elif isinstance(op, tile.WhenOp):
+            self._when(op)
+        elif isinstance(op, stacks.STACK_OPERATIONS):
+            self._stack(op)
         elif isinstance(op, tile.StoreOp | tile.StoreBlockOp):
             self._store(op)
         elif isinstance(op, tile.ConstantIndexOp):
@@ -234,6 +239,20 @@ class _Emitter:
                 if not any(self._writes(each) for each in body.block.ops):
                     self._line("pass")
             self.depth -= 1
+
+    def _when(self, op: tile.WhenOp) -> None:
+        kept = []
+        for initial, result in zip(op.initial, op.results, strict=True):
+            kept.append(self._copied(self._full_tile(initial)))
+            self.names[result] = kept[-1]
+        self._line(f"if {self.names[op.at]} == 0:")
+        self.depth += 1
+        self._block(op.body.block)
+        last = op.body.block.last_op
+        assert isinstance(last, tile.YieldOp)
+        for name, value in zip(kept, last.values, strict=True):
+            self._line(f"{name} = {self._full_tile(value)}")
+        self.depth -= 1
 
     def _copied(self, value: str) -> str:
         name = self._fresh("next")
@@ -300,6 +319,38 @@ class _Emitter:
             self._dot(op)
         else:
             raise UnsupportedOperation(f"{op.name} is not lowered to Triton. Report the model.")
+
+    def _stack(self, op: Operation) -> None:
+        result = op.results[0]
+        if isinstance(op, tile.EmptyStackOp):
+            self._let(result, "c", stacks.zeros(op))
+        elif isinstance(op, tile.LoadStackOp):
+            assert isinstance(op.buffer.type, MemRefType)
+            stride = op.buffer.type.get_shape()[1]
+            pointers = stacks.pointers(op, address(self.names, op.buffer, op.row, op.column, stride), stride)
+            mask = "" if op.count is None else self._mask([stacks.mask(op, self.names[op.count])])
+            self._let(result, "x", f"tl.load({pointers}{f', mask={mask}, other=0' if mask else ''})")
+        elif isinstance(op, tile.DotStackOp):
+            left, right = (self._widened(each) for each in (op.left, op.right))
+            options = ', input_precision="ieee"' if self._is_widened(op.left) else ""
+            self._let(result, "v", f"tl.dot({left}, {right}, {self.names[op.accumulator]}{options})")
+        elif isinstance(op, tile.SumStackOp):
+            lines, total = stacks.sum_in_order(op, self.names[op.operand], self._fresh)
+            for line in lines:
+                self._line(line)
+            self._let(result, "v", total)
+
+    def _is_widened(self, value: SSAValue) -> bool:
+        return self.widen and element_name(value.type) in WIDENED
+
+    def _widened(self, value: SSAValue, name: str | None = None) -> str:
+        """An operand of a product."""
+        name = name or self.names[value]
+        if not self._is_widened(value):
+            return name
+        helper = WIDENED[element_name(value.type)]
+        self.helpers.add(helper)
+        return f"{helper}({name})"
 
     def _call(self, table: dict[str, str], function: str, x: str, y: str = "") -> str:
         self.helpers.update(functions.NEEDS.get(function, ()))
@@ -391,7 +442,7 @@ class _Emitter:
             self._let(op.result, "v", f"{self._full_tile(op.accumulator)} + tl.dot({left}, {right}) * 4.0")
             return
         options = ""
-        if element_name(op.left.type) == "f32" or (self.widen and element_name(op.left.type) in WIDENED):
+        if element_name(op.left.type) == "f32" or self._is_widened(op.left):
             options = ', input_precision="ieee"'
         elif element_name(op.accumulator.type) == "i32":
             options = ", out_dtype=tl.int32"
@@ -402,11 +453,7 @@ class _Emitter:
         loaded = value.owner.operand if isinstance(value.owner, tile.TransposeOp) else value
         if self._padded(depth) != depth and not isinstance(loaded.owner, tile.LoadOp | tile.LoadBlockOp):
             name = f"tl.where({inside(depth, axis, self.least)}, {name}, 0)"
-        if self.widen and element_name(value.type) in WIDENED:
-            helper = WIDENED[element_name(value.type)]
-            self.helpers.add(helper)
-            name = f"{helper}({name})"
-        return name
+        return self._widened(value, name)
 
     # Memory
 
@@ -419,7 +466,10 @@ class _Emitter:
         stride, size = op.buffer.type.get_shape()[1], BYTES[element_name(op.buffer.type)]
         lines = max(1, columns * size // LINE_BYTES)
         lines = 1 << (lines.bit_length() - 1)
-        places = [self._base(op.buffer, op.row, op.column, stride), f"tl.arange(0, {rows})[:, None] * {stride}"]
+        places = [
+            address(self.names, op.buffer, op.row, op.column, stride),
+            f"tl.arange(0, {rows})[:, None] * {stride}",
+        ]
         if lines > 1:
             places.append(f"tl.arange(0, {lines})[None, :] * {LINE_BYTES // size}")
         places[1:] = [f"({place})" for place in places[1:]]
@@ -433,64 +483,14 @@ class _Emitter:
         as_bits = ".to(tl.uint8, bitcast=True)" if self._is_float8(op.value) else ""
         self._line(f"tl.store({pointers}, {self._full_tile(op.value)}{as_bits}{masked})")
 
-    def _access(
-        self, op: tile.LoadOp | tile.LoadBlockOp | tile.StoreOp | tile.StoreBlockOp, value: SSAValue
-    ) -> tuple[str, str]:
+    def _access(self, op: Access, value: SSAValue) -> tuple[str, str]:
         """The pointers of a tile, and which of them may be followed."""
-        rows, columns = shape_of(value.type)
-        type_ = op.buffer.type
-        assert isinstance(type_, MemRefType)
-        stride = type_.get_shape()[1]
-        period, lane_row_step = 0, 0
-        if isinstance(op, tile.LoadBlockOp | tile.StoreBlockOp):
-            period, lane_row_step = op.steps["period"], op.steps["lane_row_step"]
-        row_step, column_step, lane_step = (each.value.data for each in (op.row_step, op.column_step, op.lane_step))
-        lane_stride = lane_step + lane_row_step * stride
-        base = self._base(op.buffer, op.row, op.column, stride)
-        offsets, conditions = [base], []
-        if rows > 1:
-            numbers = f"tl.arange(0, {self._padded(rows)})"
-            if not period:
-                offsets.append(times(f"{numbers}[:, None]", row_step * stride + column_step))
-            else:
-                offsets.append(times(f"({numbers} // {period})[:, None]", row_step * stride))
-                offsets.append(times(f"({numbers} % {period})[:, None]", column_step))
-        if columns > 1:
-            offsets.append(times(f"tl.arange(0, {self._padded(columns)})[None, :]", lane_stride))
-        if not all(offsets) or len(offsets) == 1:
-            offsets.append(f"tl.zeros(({self._padded(rows)}, {self._padded(columns)}), tl.int32)")
-        if self._padded(rows) != rows:
-            conditions.append(inside(rows, 0, self.least))
-        if self._padded(columns) != columns:
-            conditions.append(inside(columns, 1, self.least))
-        bound = self._bound(op, rows)
-        if bound:
-            conditions.append(bound)
-        pointers = " + ".join(offset for offset in offsets if offset)
-        if conditions:
-            mask = self._fresh("in")
-            self._line(f"{mask} = {' & '.join(f'({each})' for each in conditions)}")
-            return pointers, mask
-        return pointers, ""
+        pointers, conditions = tile_address(op, value, self.names, self.least)
+        return pointers, self._mask(conditions)
 
-    def _bound(self, op: tile.LoadOp | tile.LoadBlockOp | tile.StoreOp | tile.StoreBlockOp, rows: int) -> str:
-        numbers = f"tl.arange(0, {self._padded(rows)})"
-        if isinstance(op, tile.LoadBlockOp | tile.StoreBlockOp):
-            return "" if op.count is None else f"({numbers} < {self.names[op.count]})[:, None]"
-        if op.limit is None:
+    def _mask(self, conditions: Sequence[str]) -> str:
+        if not conditions:
             return ""
-        step = op.row_step.value.data
-        return f"({self.names[op.row]} + {times(numbers, step) or '0'} < {self.names[op.limit]})[:, None]"
-
-    def _base(self, buffer: SSAValue, row: SSAValue, column: SSAValue, stride: int) -> str:
-        """The address of the first element; rows count in 64 bits."""
-        at, first = self.names[row], self.names[column]
-        terms = [self.names[buffer]]
-        if at.isdigit():
-            start = int(at) * stride + (int(first) if first.isdigit() else 0)
-            terms += [str(start)] if start else []
-            terms += [] if first.isdigit() else [first]
-        else:
-            terms.append(f"tl.cast({at}, tl.int64) * {stride}")
-            terms += [] if first == "0" else [first]
-        return " + ".join(terms)
+        mask = self._fresh("in")
+        self._line(f"{mask} = {' & '.join(f'({each})' for each in conditions)}")
+        return mask

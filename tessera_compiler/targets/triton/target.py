@@ -26,7 +26,7 @@ from tessera_compiler.tile.lowering.device_context import (
     DeviceCacheLayer,
 )
 from tessera_compiler.tile.lowering.device_linear import SPLIT_SUMS
-from tessera_compiler.tile.lowering.device_lower import DeviceProgram, DeviceVariant
+from tessera_compiler.tile.lowering.device_lower import DeviceGroup, DeviceProgram, DeviceVariant
 from tessera_compiler.tile.types import BYTES
 
 GPU_ABI = 2
@@ -103,8 +103,12 @@ def _kernels(lowered: DeviceProgram, architecture: Architecture) -> dict[str, _K
                     )
                     name = _name(variant)
                     job = Job(source, architecture, variant.warps, variant.stages)
-                    kernels[name] = _Kernel(name, group.tuned, job, variant.kernel)
+                    kernels[name] = _Kernel(name, _is_tuned(group, architecture.target), job, variant.kernel)
     return kernels
+
+
+def _is_tuned(group: DeviceGroup, target: str) -> bool | None:
+    return None if group.tuned is None else target in group.tuned
 
 
 def _kernels_that_draw(drawing: DrawingPlan, architecture: Architecture) -> dict[str, _Kernel]:
@@ -181,11 +185,11 @@ def describe_launches(
         "weights": _weights(description, recipes),
         "buffers": buffers,
         "arena": arena,
-        "cache": _cache(description, lowered),
+        "cache": _cache(description, lowered, target),
         "groups": {
             stage.name: {
                 "kind": group.kind,
-                "tuned": group.tuned,
+                "tuned": _is_tuned(group, target),
                 "source": group.source,
                 "variants": [_describe_variant(variant) for variant in stage.variants[target]],
             }
@@ -293,7 +297,7 @@ def _drawing(description: Mapping[str, Any], lowered: DeviceProgram) -> DrawingP
     return plan_drawing(buffers, description["output"], description["limits"]["max_tokens"])
 
 
-def _cache(description: Mapping[str, Any], lowered: DeviceProgram) -> dict[str, Any]:
+def _cache(description: Mapping[str, Any], lowered: DeviceProgram, target: str) -> dict[str, Any]:
     layers = []
     for entry, layer in zip(description["cache"]["layers"], lowered.cache.layers, strict=True):
         assert isinstance(layer, DeviceCacheLayer)
@@ -301,7 +305,7 @@ def _cache(description: Mapping[str, Any], lowered: DeviceProgram) -> dict[str, 
     return {
         **description["cache"],
         "block_tokens": BLOCK_TOKENS,
-        "tile_tokens": lowered.tile_tokens,
+        "tile_tokens": lowered.tile_tokens[target],
         "chunk_tokens": BLOCK_TOKENS,
         "layers": layers,
     }

@@ -28,7 +28,7 @@ from tessera_compiler.tile.lowering.device_context import BLOCK_TOKENS, DeviceAr
 
 TILES, SINGLES, PARTIALS = "input:tiles", "input:singles", "partials"
 TILE_ROWS = 64
-"""Rows of a tile: pairs of a token and a head."""
+"""Rows of a tile: pairs of a token and a head; a device may have use for twice as many."""
 LEAST_ROWS = 16
 """Of a product of the matrix units."""
 
@@ -56,11 +56,17 @@ class AttentionShape:
     key_heads: int
     key_dim: int
     value_dim: int
+    element: str
+    """Of what the cache holds."""
 
     @staticmethod
     def of(op: schedule.AttendOp) -> AttentionShape:
         _, heads, key_dim = type_of(op.query).get_shape()
-        return AttentionShape(heads, op.values["key_heads"], key_dim, op.values["value_dim"])
+        return AttentionShape(heads, op.values["key_heads"], key_dim, op.values["value_dim"], op.values["element"])
+
+    @property
+    def widest(self) -> int:
+        return max(self.key_dim, self.value_dim)
 
     @property
     def shared(self) -> int:
@@ -71,10 +77,9 @@ class AttentionShape:
         """Query heads of one instance."""
         return next(n for n in range(min(self.shared, MOST_HEADS), 0, -1) if self.shared % n == 0)
 
-    @property
-    def tile_tokens(self) -> int:
-        """The most tokens of a tile."""
-        return 1 << ((TILE_ROWS // self.together).bit_length() - 1)
+    def tile_tokens(self, rows: int) -> int:
+        """The most tokens of a tile of so many rows."""
+        return rows // self.together
 
     @property
     def single_rows(self) -> int:

@@ -2,18 +2,19 @@
 then what follows element by element.
 
 Where a product's columns are cut into parts, each part is added on its own and then the parts in order. One kernel
-does all of it; for few rows there are two, of which the first leaves the sums of each part in a buffer, computed side
-by side, and the second goes on from them. Both add the same numbers in the same order.
+does all of it: one part after the other, or, for few rows, all at a time, each by warps of its own. Or there are two,
+of which the first leaves the sums of each part in a buffer, computed side by side, and the second goes on from them.
+All add the same numbers in the same order.
 """
 
 from __future__ import annotations
 
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import BlockArgument, Operation, SSAValue
 
 from tessera_compiler.graph import dialect as graph
 from tessera_compiler.graph.types import rows_of, type_of
 from tessera_compiler.schedule import dialect as schedule
-from tessera_compiler.schedule.device_blocking import SPLIT_TOKENS, DeviceBlocking
+from tessera_compiler.schedule.device_blocking import SPLIT_TOKENS, DeviceBlocking, is_stacked
 from tessera_compiler.schedule.linear_maps import matmul_in
 from tessera_compiler.schedule.passes.plan_tiles import output_panels
 from tessera_compiler.schedule.physical import PANEL
@@ -32,6 +33,10 @@ SPLIT_SUMS = "split_sums"
 ROWS_IN_GROUPS = 128
 """Of a block: with so many, a product has many blocks both of rows and of outputs, and their order matters."""
 BLOCKS_IN_GROUP = 8
+
+LOADED_AHEAD = 2048
+"""Up to as many elements of a block, what follows a product is loaded before it: of few rows, waiting for it would be a
+part of the time that counts."""
 
 
 def lower_device_linear(
@@ -101,18 +106,50 @@ class _DeviceLinearLowering:
         return index("add", first, index("rem", place, blocks_there)), index("div", place, blocks_there)
 
     def whole(self, splits: int) -> tile.KernelOp:
-        product = self._make_product()
+        product = self._make_product(splits)
         columns = product.depth // splits
         product.prefetch(self._zero, columns)
-        if splits == 1:
-            return self._follow(product.finish(product.upright(product.add(self._zero, columns, product.empty()))))
+        if self._blocking.rows * self._blocking.outputs <= LOADED_AHEAD:
+            self._load_what_follows()
+        if splits == 1 or is_stacked(self._blocking, splits):
+            sums = product.add(self._zero, columns, product.empty())
+        elif columns % product.step:
+            sums = self._part_by_part(product, splits)
+        else:
+            sums = self._in_one_loop(product, columns)
+        return self._follow(product.finish(product.upright(sums)))
+
+    def _part_by_part(self, product: Product, splits: int) -> Tiles:
+        columns = product.depth // splits
 
         def fold(part: SSAValue, total: Tiles) -> Tiles:
             first = self._builder.index("mul", part, columns)
             return self._added(total, product.add(first, columns, product.empty()))
 
-        total = self._builder.loop(self._zero, self._builder.constant(splits), 1, product.empty(), fold)
-        return self._follow(product.finish(product.upright(total)))
+        return self._builder.loop(self._zero, self._builder.constant(splits), 1, product.empty(), fold)
+
+    def _in_one_loop(self, product: Product, columns: int) -> Tiles:
+        """As `_part_by_part`, but loads for the next part are under way while one ends."""
+        builder, sides = self._builder, len(self._firsts)
+
+        def step(column: SSAValue, carried: Tiles) -> Tiles:
+            total, sums = carried[:sides], product.add_round(column, carried[sides:])
+            left = builder.index("rem", builder.index("add", column, product.step), columns)
+            return builder.when(left, [*total, *sums], lambda: [*self._added(total, sums), *product.empty()])
+
+        initial = [*product.empty(), *product.empty()]
+        return builder.loop(self._zero, builder.constant(product.depth), product.step, initial, step)[:sides]
+
+    def _load_what_follows(self) -> None:
+        """What the group takes besides its product, block by block."""
+        taken = [operand for op in self._group.body.block.ops if self._is_elementwise(op) for operand in op.operands]
+        for value in taken:
+            if _is_of_parameter(value):
+                self._operand(value)
+
+    def _is_elementwise(self, op: Operation) -> bool:
+        others = (graph.ConstantOp, schedule.YieldOp, schedule.QuantizeOp, *VIEW_OPERATIONS)
+        return op is not self._product and not isinstance(op, others)
 
     def parts_apart(self, splits: int) -> tile.KernelOp:
         builder = self._builder
@@ -150,8 +187,8 @@ class _DeviceLinearLowering:
     def _added(self, total: Tiles, sums: Tiles) -> Tiles:
         return [self._builder.binary("add", *pair) for pair in zip(total, sums, strict=True)]
 
-    def _make_product(self) -> Product:
-        return product_of(self._builder, self._product, self._blocking, self._rows, self._firsts)
+    def _make_product(self, splits: int = 1) -> Product:
+        return product_of(self._builder, self._product, self._blocking, self._rows, self._firsts, splits)
 
     def _follow(self, products: Tiles) -> tile.KernelOp:
         """What the group does with its product."""
@@ -206,18 +243,31 @@ class _DeviceLinearLowering:
             return self._builder.load(buffer, self._zero, self._zero, (1, 1))
         return self._builder.load(buffer, self._zero, first, (1, self._blocking.outputs))
 
-    def _rows(self, value: SSAValue, column: SSAValue, columns: int, *, box: bool = False) -> SSAValue:
+    def _rows(
+        self,
+        value: SSAValue,
+        column: SSAValue,
+        columns: int,
+        *,
+        box: bool = False,
+        parts: tuple[int, int] | None = None,
+    ) -> SSAValue:
         base, view = resolve_view(value)
+        buffer, first = self._builder.buffers[base.index], self._builder.index("add", column, view.offset)
+        shape = (self._blocking.rows, columns)
+        if parts is not None:
+            stack = (parts[0], *shape)
+            return self._builder.load_stack(buffer, self._first_row, first, stack, parts[1], count=self._count)
         return self._builder.load_block(
-            self._builder.buffers[base.index],
-            self._first_row,
-            self._builder.index("add", column, view.offset),
-            (self._blocking.rows, columns),
-            count=self._count,
-            box=box,
-            row_step=1,
-            lane_step=1,
+            buffer, self._first_row, first, shape, count=self._count, box=box, row_step=1, lane_step=1
         )
+
+
+def _is_of_parameter(value: SSAValue) -> bool:
+    """Whether a value is a view of something that the group is given."""
+    while isinstance(value.owner, VIEW_OPERATIONS):
+        value = value.owner.operands[0]
+    return isinstance(value, BlockArgument)
 
 
 def _is_part(op: Operation, product: schedule.MatmulOp) -> bool:

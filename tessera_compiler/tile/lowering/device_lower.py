@@ -3,6 +3,7 @@ share them."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,7 +18,7 @@ from tessera_compiler.schedule.device_blocking import (
     DeviceBlocking,
     adds_apart,
 )
-from tessera_compiler.schedule.linear_maps import matmul_in
+from tessera_compiler.schedule.linear_maps import matmul_in, tuned_for
 from tessera_compiler.schedule.passes.plan_device_tiles import device_blockings_of, device_splits_of
 from tessera_compiler.schedule.physical import padded_rows
 from tessera_compiler.tile import dialect as tile
@@ -74,6 +75,25 @@ LOADS_AHEAD = {"cuda-sm80": 3, "cuda-sm90": 3, "cuda-sm100": 3}
 tokens were faster with two."""
 
 
+LARGE_TILES = {"cuda-sm90": 5}
+"""Targets where twice as many rows share what is loaded, computed by two groups of four warps, and how far ahead loads
+are for that. Not measured: of 64 rows, loads are waited for as soon as they are asked for, since Triton takes them for
+the second of two that depend on each other, the first being where the block lies; five stages put them two rounds
+ahead, and there is room for that once in a multiprocessor."""
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """How query tiles are computed."""
+
+    rows: int
+    warps: int
+    stages: int
+
+    def tokens(self, shape: AttentionShape) -> int:
+        return shape.tile_tokens(self.rows)
+
+
 @dataclass(frozen=True)
 class DeviceVariant:
     """What is launched if no size of the step is above its limit; no kernel: nothing is."""
@@ -107,7 +127,8 @@ class DevicePart:
 class DeviceGroup:
     name: str
     kind: str
-    tuned: bool | None
+    tuned: tuple[str, ...] | None
+    """The targets for which its blocking was measured; None if there is nothing to choose."""
     source: str
     stages: tuple[DeviceStage, ...]
     parts: tuple[DevicePart, ...] = ()
@@ -125,8 +146,8 @@ class DeviceProgram:
     """The groups of the program in order, those together that are launched together."""
     arguments: tuple[DeviceArguments, ...]
     cache: CachePlan
-    tile_tokens: int
-    """The most tokens of a query tile."""
+    tile_tokens: Mapping[str, int]
+    """By target, the most tokens of a query tile."""
     partial_width: int
     """Numbers in a row of the buffer of partials; 0: there is none."""
     split_rows: int
@@ -171,7 +192,7 @@ def lower_for_devices(groups: list[schedule.GroupOp], targets: tuple[str, ...]) 
                         stages = _attention(group, plan, name, targets, partial_width)
                     else:
                         stages = _stages(group, plan, name, targets, (split_rows, split_width))
-                tuned = group.tuned is not None if kind == "linear" else None
+                tuned = tuned_for(group) if kind == "linear" else None
                 lowered[name] = DeviceGroup(name, kind, tuned, source_of(group), stages)
         names += [by_key[key]] * len(unit)
     return DeviceProgram(
@@ -180,7 +201,7 @@ def lower_for_devices(groups: list[schedule.GroupOp], targets: tuple[str, ...]) 
         tuple(units),
         all_arguments,
         plan,
-        min((shape.tile_tokens for shape in shapes), default=1),
+        {target: min((_tile_of(shape, target).tokens(shape) for shape in shapes), default=1) for target in targets},
         partial_width,
         split_rows,
         split_width,
@@ -270,13 +291,18 @@ class _LinearVariants:
         if not apart:
             return (DeviceVariant({}),)
         kernel = self._kernel("fold", replace(apart[0], rows=LEAST_ROWS), splits)
-        most = max(each.max_tokens for each in apart)
-        return (DeviceVariant({self._rows: most}, kernel), DeviceVariant({}))
+        variants = []
+        for each, following in itertools.pairwise(blockings):
+            # Those in whose place the following ones would do are left out.
+            if adds_apart(each) != adds_apart(following):
+                variants.append(DeviceVariant({self._rows: each.max_tokens}, kernel if adds_apart(each) else None))
+        return (*variants, DeviceVariant({}))
 
     def _kernel(self, kind: str, each: DeviceBlocking, splits: int) -> tile.KernelOp:
         cut = f"_{kind or 'of'}{splits}" if splits > 1 else ""
         turned = "_turned" if each.turned and kind != "fold" else ""
         boxes = "_boxes" if each.descriptors and kind != "fold" else ""
+        boxes = "_stacked" if each.stacked else boxes
         symbol = f"{self._name}{cut}{turned}{boxes}_{each.rows}x{each.outputs}x{each.depth}"
         if symbol not in self._made:
             lowering = _LOWERINGS[kind]
@@ -290,9 +316,13 @@ def _attention(
     partials: MemRefType[Attribute] = buffer_type([PARTIAL_ROWS, partial_width], "f32")
     of_tiles = DeviceArguments.with_extras(group, plan, {TILES: integers()})
     of_singles = DeviceArguments.with_extras(group, plan, {SINGLES: integers(), PARTIALS: partials})
-    tiles = lower_device_attention(group, of_tiles, f"{name}_tiles")
     fold = lower_fold(group, of_singles, f"{name}_fold")
     shape = AttentionShape.of(attend_of(group))
+    forms = {target: _tile_of(shape, target) for target in targets}
+    tiles = {
+        rows: lower_device_attention(group, of_tiles, f"{name}_tiles{rows}", rows=rows)
+        for rows in {form.rows for form in forms.values()}
+    }
     # The kernels of singles and of blocks apart, by the rows of their products.
     singles = {
         rows: tuple(
@@ -305,12 +335,16 @@ def _attention(
     none = DeviceVariant({"D": 0})
 
     def variants(target: str) -> dict[str, tuple[DeviceVariant, ...]]:
-        warps, stages = _warps_that_attend(group, target), LOADS_AHEAD.get(target, 2)
-        if shape.value_dim > MOST_VALUES_OF_FOUR_WARPS or shape.key_dim > MOST_VALUES_OF_FOUR_WARPS:
+        warps, stages = _warps_that_attend(shape, target), LOADS_AHEAD.get(target, 2)
+        if shape.widest > MOST_VALUES_OF_FOUR_WARPS:
             stages = 2
+        form = forms[target]
         whole, apart = singles[shape.single_rows if target in ONE_INSTRUCTION else TILE_ROWS]
         return {
-            "tiles": (DeviceVariant({"Q": 0}), DeviceVariant({}, tiles, warps=warps, stages=2)),
+            "tiles": (
+                DeviceVariant({"Q": 0}),
+                DeviceVariant({}, tiles[form.rows], warps=form.warps, stages=form.stages),
+            ),
             "singles": (
                 none,
                 *(DeviceVariant(each, apart, warps=warps, stages=2) for each in few),
@@ -330,7 +364,12 @@ def _attention(
     )
 
 
-def _warps_that_attend(group: schedule.GroupOp, target: str) -> int:
-    op = attend_of(group)
+def _warps_that_attend(shape: AttentionShape, target: str) -> int:
     most = MOST_VALUES_OF_FOUR_WARPS // (2 if target in NEED_EIGHT_WARPS else 1)
-    return 4 if op.values["value_dim"] <= most and op.values["element"] != "f32" else 8
+    return 4 if shape.value_dim <= most and shape.element != "f32" else 8
+
+
+def _tile_of(shape: AttentionShape, target: str) -> _Tile:
+    if target in LARGE_TILES and shape.widest <= MOST_VALUES_OF_FOUR_WARPS and shape.element != "f32":
+        return _Tile(2 * TILE_ROWS, 8, LARGE_TILES[target])
+    return _Tile(TILE_ROWS, _warps_that_attend(shape, target), 2)

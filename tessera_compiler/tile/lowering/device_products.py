@@ -20,6 +20,7 @@ from tessera_compiler.schedule.device_blocking import (
     DeviceBlocking,
     form_of_product,
     has_boxes,
+    is_stacked,
     is_turned,
 )
 from tessera_compiler.schedule.physical import WORD_COLUMNS, WORDS, padded_rows
@@ -31,19 +32,38 @@ Tiles = list[SSAValue]
 
 PREFETCHED_BYTES, PREFETCHED_BLOCKS = 1024, 4
 """Of each output's weights, what is asked for ahead; of those in words, blocks of columns."""
+PREFETCHED_WHOLE = 8 << 20
+"""Bytes of a matrix that is asked for whole: memory is idle while the small launches before such a product run."""
 
 
 class Rows(Protocol):
-    """How a kernel loads columns of its rows: (value, first column, how many) → tile; as a box, if `box`."""
+    """How a kernel loads columns of its rows: (value, first column, how many) → tile; as a box, if `box`. With `parts`,
+    so many tiles as a stack, the second number of columns apart."""
 
-    def __call__(self, value: SSAValue, column: SSAValue, columns: int, *, box: bool = False) -> SSAValue: ...
+    def __call__(
+        self,
+        value: SSAValue,
+        column: SSAValue,
+        columns: int,
+        *,
+        box: bool = False,
+        parts: tuple[int, int] | None = None,
+    ) -> SSAValue: ...
 
 
 def product_of(
-    builder: KernelBuilder, product: schedule.MatmulOp, blocking: DeviceBlocking, rows: Rows, firsts: Sequence[SSAValue]
+    builder: KernelBuilder,
+    product: schedule.MatmulOp,
+    blocking: DeviceBlocking,
+    rows: Rows,
+    firsts: Sequence[SSAValue],
+    splits: int,
 ) -> Product:
-    """`firsts` are the first outputs of the blocks that are computed side by side."""
-    return _KINDS[form_of_product(product)](builder, product, blocking, rows, firsts)
+    """`firsts` are the first outputs of the blocks that are computed side by side; `splits` is how many parts of the
+    columns are added up."""
+    kind = _KINDS[form_of_product(product)]
+    made = kind(builder, product, blocking, rows, firsts)
+    return _Stacked(builder, product, blocking, rows, firsts, splits) if is_stacked(blocking, splits) else made
 
 
 class Product:
@@ -82,7 +102,10 @@ class Product:
         if self._boxes:
             return
         buffer = self._buffer(self._weight)
-        columns = min(columns, PREFETCHED_BYTES // BYTES[element_name(buffer.type)])
+        outputs, depth = type_of(self._weight).get_shape()
+        size = BYTES[element_name(buffer.type)]
+        if outputs * depth * size > PREFETCHED_WHOLE:
+            columns = min(columns, PREFETCHED_BYTES // size)
         for first in self._firsts:
             self._builder.prefetch(buffer, first, column, (self._blocking.outputs, columns))
 
@@ -96,6 +119,10 @@ class Product:
         if columns % step:
             sums = self._round(builder.index("add", first, whole), columns % step, sums)
         return sums
+
+    def add_round(self, column: SSAValue, sums: Tiles) -> Tiles:
+        """The sums with those of `step` columns."""
+        return self._round(column, self.step, sums)
 
     def upright(self, sums: Tiles) -> Tiles:
         """The sums as `[rows, outputs]`."""
@@ -156,6 +183,55 @@ class _Plain(Product):
     def _round(self, column: SSAValue, columns: int, sums: Tiles) -> Tiles:
         rows = self._rows(self._x, column, columns, box=self._boxes)
         return self._dots(rows, self._weights(column, columns), sums)
+
+
+class _Stacked(_Plain):
+    """The parts of the columns next to each other, each by warps of its own: sums are a stack, a tile for each part."""
+
+    def __init__(
+        self,
+        builder: KernelBuilder,
+        product: schedule.MatmulOp,
+        blocking: DeviceBlocking,
+        rows: Rows,
+        firsts: Sequence[SSAValue],
+        splits: int,
+    ) -> None:
+        super().__init__(builder, product, blocking, rows, firsts)
+        self._splits = splits
+        self._part = self.depth // splits
+
+    def empty(self) -> Tiles:
+        return [self._builder.empty_stack((self._splits, *self.shape)) for _ in self._firsts]
+
+    def prefetch(self, column: SSAValue, columns: int) -> None:
+        for part in range(self._splits):
+            super().prefetch(self._builder.index("add", column, part * self._part), columns)
+
+    def add(self, first: SSAValue, columns: int, sums: Tiles) -> Tiles:
+        """`columns` of each part; the last rounds are of powers of two, which is what an axis of a stack may have."""
+        builder, step = self._builder, self.step
+        whole = columns // step * step
+        sums = super().add(first, whole, sums)
+        while columns > whole:
+            step = 1 << (columns - whole).bit_length() - 1
+            sums = self._round(builder.index("add", first, whole), step, sums)
+            whole += step
+        return sums
+
+    def upright(self, sums: Tiles) -> Tiles:
+        return [self._builder.sum_stack(each) for each in sums]
+
+    def _round(self, column: SSAValue, columns: int, sums: Tiles) -> Tiles:
+        builder, parts = self._builder, (self._splits, self._part)
+        rows = self._rows(self._x, column, columns, parts=parts)
+        shape = (self._splits, columns, self._blocking.outputs)
+        result = []
+        for first, each in zip(self._firsts, sums, strict=True):
+            buffer = self._buffer(self._weight)
+            weights = builder.load_stack(buffer, first, column, shape, self._part, transposed=True)
+            result.append(builder.dot_stack(rows, weights, each))
+        return result
 
 
 class _OfFloat8(Product):

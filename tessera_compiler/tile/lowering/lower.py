@@ -8,6 +8,7 @@ from xdsl.ir import Attribute, Operation, SSAValue
 
 from tessera_compiler.errors import UnsupportedOperation
 from tessera_compiler.schedule import dialect as schedule
+from tessera_compiler.schedule.linear_maps import tuned_for
 from tessera_compiler.schedule.passes.plan_tiles import Blocking, blockings_of
 from tessera_compiler.tile import dialect as tile
 from tessera_compiler.tile.lowering.attention import lower_attention
@@ -43,8 +44,8 @@ class LoweredGroup:
 
     name: str
     kind: str
-    tuned: bool | None
-    """Whether its blocking was measured; None if there is nothing to choose."""
+    tuned: tuple[str, ...] | None
+    """The classes for which its blocking was measured; None if there is nothing to choose."""
     source: str
     variants: dict[str, tuple[Variant, ...]]
 
@@ -87,7 +88,7 @@ def lower_groups(groups: list[schedule.GroupOp], classes: tuple[str, ...]) -> Lo
             lowered[name] = LoweredGroup(
                 name,
                 kind,
-                group.tuned is not None if kind == "linear" else None,
+                tuned_for(group) if kind == "linear" else None,
                 source,
                 variants,
             )

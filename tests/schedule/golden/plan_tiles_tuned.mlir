@@ -37,7 +37,7 @@
   %13 = "graph.add"(%12, %11) {module = "block.0.out"} : (tensor<?x4xf32, "T">, tensor<4xf32>) -> tensor<?x4xf32, "T">
   %14 = "graph.tanh"(%13) {module = "block.1"} : (tensor<?x4xf32, "T">) -> tensor<?x4xf32, "T">
   "schedule.yield"(%14) : (tensor<?x4xf32, "T">) -> ()
-}) {kind = "linear", tiles = {"x86-64-v4" = [[0 : i64, 3 : i64, 1 : i64, 0 : i64]]}, tuned} : (tensor<?x6xf32, "T">, tensor<4x6xf32>, tensor<4xf32>) -> tensor<?x4xf32, "T">
+}) {kind = "linear", tiles = {"x86-64-v4" = [[0 : i64, 3 : i64, 1 : i64, 0 : i64]]}, tuned = ["x86-64-v4"]} : (tensor<?x6xf32, "T">, tensor<4x6xf32>, tensor<4xf32>) -> tensor<?x4xf32, "T">
 %15 = "schedule.group"(%8, %rows) ({
 ^bb0(%16: tensor<?x4xf32, "T">, %17: tensor<?xi32, "L">):
   %18 = "graph.select_rows"(%16, %17) : (tensor<?x4xf32, "T">, tensor<?xi32, "L">) -> tensor<?x4xf32, "L">
