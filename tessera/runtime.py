@@ -103,7 +103,7 @@ def capabilities() -> Capabilities:
 
 def target_for(module: Module) -> tuple[str, str] | None:
     """The target, and its class or "", that this machine would run of a package; None if there is none."""
-    from tessera_runtime.errors import TargetUnavailable
+    from tessera_runtime.errors import AbiMismatch, TargetUnavailable
     from tessera_runtime.executor.cpu.processor import choose_class, read_processor
     from tessera_runtime.executor.gpu.discovery import found_devices
     from tessera_runtime.executor.gpu.opening import runnable_program
@@ -118,7 +118,7 @@ def target_for(module: Module) -> tuple[str, str] | None:
             for fit in fitting_targets(device, names):
                 try:
                     runnable_program(device, fit, module)
-                except TargetUnavailable:
+                except (TargetUnavailable, AbiMismatch):
                     continue
                 return fit.target, ""
     for name in PREFERENCE:

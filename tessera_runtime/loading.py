@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tessera_runtime.errors import DeviceLost, DriverUnavailable, LaunchFailed, TargetUnavailable
+from tessera_runtime.errors import AbiMismatch, DeviceLost, DriverUnavailable, LaunchFailed, TargetUnavailable
 from tessera_runtime.executor.gpu.opening import open_driver, open_gpu_executor
 from tessera_runtime.executor.gpu.targets import FAMILIES, family_of
 from tessera_runtime.executor.interface import Executor
@@ -24,8 +24,8 @@ def load_executor(
     """An executor for the package, ready for `allocate_cache`.
 
     With `target`, that one or an error. Without, the fastest that the package has and this machine can run; `notice` is
-    told in a sentence if that is the slow reference, or if a device is there and cannot be used. Raises
-    `TargetUnavailable` when there is none.
+    told in a sentence if that is the slow reference, or if a device is there and cannot be used, or this runtime cannot
+    read its program. Raises `TargetUnavailable` when there is none.
     """
     if target is not None:
         return _load(package, target, threads, notice)
@@ -33,7 +33,9 @@ def load_executor(
     for name, load in _candidates(package, threads, notice):
         try:
             executor = load()
-        except (TargetUnavailable, DeviceLost, LaunchFailed) as error:
+        except (TargetUnavailable, AbiMismatch, DeviceLost, LaunchFailed) as error:
+            if isinstance(error, AbiMismatch) and name not in FAMILIES:
+                raise
             # With devices of two vendors to try, the absence of one says nothing about the other.
             reason = error if _is_a_surprise(error) and not _is_a_surprise(reason) else reason or error
             continue

@@ -44,7 +44,7 @@ def plan_of(dtype: str) -> DevicePlan:
     return plan_for(MODEL, dtype, (TARGET,))
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "int4", pytest.param("bf16", marks=pytest.mark.slow), "int8"])
+@pytest.mark.parametrize("dtype", ["fp32", "int4", "int8"])
 def test_programs_mean_what_their_schedule_does(dtype: str, tmp_path: Path) -> None:
     steps = ([(0, 70), (1, 3)], [(0, 1), (1, 2)])
     launched = launched_as_scheduled(plan_of(dtype), MODEL, dtype, steps, tmp_path)

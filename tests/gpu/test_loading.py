@@ -15,6 +15,7 @@ from toy_program import toy_driver, toy_program, write_code
 from tessera import runtime
 from tessera_runtime import loading
 from tessera_runtime.errors import (
+    AbiMismatch,
     DeviceMemoryTooSmall,
     DeviceUnavailable,
     DriverTooOld,
@@ -159,6 +160,31 @@ def test_a_device_that_cannot_be_used_is_spoken_of(package: ToyPackage, monkeypa
     Machine(monkeypatch, H200).too_old = True
     assert load(package, notices).description == "cpu"
     assert notices.pop().startswith("Running on the CPU: The driver is of version 12.0 and cannot read this code")
+
+
+def test_a_program_of_another_time_leaves_the_processor(package: ToyPackage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only that for the device: one for the processor that cannot be read is an error, whatever else there is."""
+    machine = Machine(monkeypatch, H200)
+    notices: list[str] = []
+    package.programs["cuda-sm90"]["abi"] = 1
+    assert load(package, notices).description == "cpu"
+    assert notices.pop().startswith("Running on the CPU: The program is of ABI 1")
+    with pytest.raises(AbiMismatch, match="ABI 1"):
+        load(package, notices, "cuda-sm90")
+    del package.programs["cpu"]
+    with pytest.raises(AbiMismatch, match="ABI 1"):
+        load(package, notices)
+    monkeypatch.setattr(discovery, "open_driver", machine.open)
+    assert not runtime.capabilities().runs(package)  # type: ignore[arg-type]
+    assert all(driver.closed for driver in machine.drivers)
+
+    def unreadable(*_: Any) -> Any:
+        raise AbiMismatch("The program is of ABI 9.")
+
+    package.programs |= {"cpu": {}, "reference": {}}
+    monkeypatch.setattr("tessera_runtime.executor.cpu.executor.open_cpu_executor", unreadable)
+    with pytest.raises(AbiMismatch, match="ABI 9"):
+        load(package, notices)
 
 
 def test_a_device_that_its_driver_withholds_is_spoken_of(package: ToyPackage, monkeypatch: pytest.MonkeyPatch) -> None:
