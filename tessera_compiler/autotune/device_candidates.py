@@ -28,7 +28,7 @@ FIRST_POINTS = (1, 2048, 64, 256)
 MOST_LOGIT_ROWS = 256
 """Rows of logits are at most as many as sequences."""
 
-MOST_CANDIDATES = 36
+MOST_CANDIDATES = 44
 """At one point. What compiling takes grows with them."""
 MOST_AROUND = 24
 """Of forms whose candidates are like the default in most."""
@@ -88,6 +88,8 @@ _GRIDS: dict[int, tuple[_Grid, ...]] = {
         _Grid((128,), (32, 64, 128), (64,), (4, 8), (3, 4)),
         _Grid((64, 128), (64, 128), (64,), (4,), (4, 6), ("descriptors",)),
         _Grid((128,), (128, 256), (64,), (8,), (3, 4), ("descriptors",)),
+        _Grid((128,), (64, 128), (128,), (4, 8), (2, 3), ("descriptors",)),
+        _Grid((256,), (64, 128), (64,), (8,), (3, 4), ("descriptors",)),
     ),
     POINTS[-1]: (
         _Grid((128,), (64, 128), (64,), (4, 8), (3, 4)),
@@ -96,6 +98,7 @@ _GRIDS: dict[int, tuple[_Grid, ...]] = {
         _Grid((128,), (64, 128), (64,), (4, 8), (3, 4), ("descriptors",)),
         _Grid((128,), (256,), (64,), (8,), (3, 4), ("descriptors",)),
         _Grid((256,), (64, 128), (64,), (8,), (3, 4), ("descriptors",)),
+        _Grid((128,), (128, 256), (128,), (8,), (2, 3), ("descriptors",)),
     ),
 }
 """Up to how many rows they are worth a trial, for forms whose rounds may have any number of columns."""

@@ -10,7 +10,7 @@ from device_trials import TARGET, FakeWorkshop, planned_for_device, subjects
 
 from tessera_compiler.autotune.cache_file import device_cache_file
 from tessera_compiler.autotune.choosing import chosen_at
-from tessera_compiler.autotune.device_candidates import POINTS, device_candidates, points_of
+from tessera_compiler.autotune.device_candidates import MOST_CANDIDATES, POINTS, device_candidates, points_of
 from tessera_compiler.autotune.device_subjects import DeviceSubject, device_subjects_of
 from tessera_compiler.autotune.device_tuner import DeviceMeasurement, DeviceTuner, DeviceTuningResult
 from tessera_compiler.autotune.errors import TuningBudgetTooSmall
@@ -58,7 +58,7 @@ def test_candidates_fit_and_keep_their_bits(dtype: str) -> None:
     for subject in subjects(dtype):
         for point in points_of(subject.rows):
             candidates = device_candidates(subject, point)
-            assert candidates[0] == default_of(subject, point) and 2 <= len(candidates) <= 36
+            assert candidates[0] == default_of(subject, point) and 2 <= len(candidates) <= MOST_CANDIDATES
             assert len(set(candidates)) == len(candidates)
             for each in candidates:
                 assert each.max_tokens == 0 and subject.panels * 16 % each.outputs == 0
