@@ -196,9 +196,12 @@ WARP_GROUP_TARGETS = ("cuda-sm90", "cuda-sm100")
 """Targets whose matrix units take operands of 64 rows from four warps, and add them in an order of their own."""
 
 
+_STACKS = {"cuda-sm80": ("bf16", "f16"), "cuda-sm90": ("bf16", "f16"), "cuda-sm120": ("bf16", "f16")}
+"""By target, forms of which few rows may have parts of their columns added next to each other: one warp's instruction
+multiplies them there as it does all others, or (`_ADD_ALIKE`) adds like those of four."""
 _STACKED = DeviceBlocking(16, 16, 16, 128, 4, 4, stacked=1)
-"""Of few rows of a product whose columns are cut, where its form is of `_ADD_ALIKE`. Not measured: of the instructions
-of the loop, four warps need as many for 512 columns as two for 256 of a product that is not cut."""
+"""Of few rows of such a product. Not measured: of the instructions of the loop, four warps need as many for 512 columns
+as two for 256 of a product that is not cut."""
 
 
 def default_device_blocking(
@@ -211,9 +214,11 @@ def default_device_blocking(
     many panels at a time, and a block is just these. `splits` is how many parts of the columns are added up.
     """
     measured = _is_measured(target, form)
+    room = _MEASURED_UNDER_WAY if measured else _UNDER_WAY.get(target, _UNDER_WAY_ELSEWHERE)
     fitted = []
-    if measured and splits > 1 and together == 1 and depth % (splits * STACKED_UNIT) == 0:
-        step = _STACKED.depth if depth // splits >= _STACKED.depth else STACKED_UNIT
+    if splits > 1 and splits == _parts_next_to_each_other(target, form, panels, depth, together):
+        fits = _STACKED.stages * splits * _STACKED.depth * (LEAST_ROWS + parts * PANEL) * _BITS[form] <= room * 8
+        step = _STACKED.depth if fits and depth // splits >= _STACKED.depth else STACKED_UNIT
         fitted.append(replace(_STACKED, depth=step, warps=splits))
     for choice in _choices(target, form, panels, depth, parts, together, splits):
         if fitted and choice.max_tokens and choice.max_tokens <= _STACKED.max_tokens:
@@ -235,7 +240,6 @@ def default_device_blocking(
             columns = together
         while rows > LEAST_ROWS and rows * columns > most:
             rows //= 2
-        room = _MEASURED_UNDER_WAY if measured else _UNDER_WAY.get(target, _UNDER_WAY_ELSEWHERE)
         block = replace(choice, rows=rows, outputs=columns * PANEL, warps=warps)
         fitted.append(_with_fitting_depth(form, block, parts, depth, room))
     return tuple(fitted)
@@ -301,7 +305,7 @@ def broken_rule(target: str, form: str, blockings: Sequence[DeviceBlocking]) -> 
             return f"a round of {form} takes at least {least_depth(form)} columns; found {each.depth}"
         if each.descriptors and form not in _BOXED:
             return f"operands of {form} are not read by descriptors; found a blocking that does"
-        if each.stacked and form not in _ADD_ALIKE.get(target, ()):
+        if each.stacked and form not in _STACKS.get(target, ()):
             return f"parts of {form} are not added next to each other on {target}; found a blocking that does"
         if each.stacked and (each.turned or each.descriptors):
             return "parts that are added next to each other are neither turned nor read by descriptors"
@@ -363,9 +367,9 @@ def splits_of(target: str, form: str, panels: int, depth: int, *, parts: int = 1
     wait for one product of the matrix units after the other for longer than memory takes.
     """
     machine = _MACHINES[target]
-    if _is_measured(target, form) and together == 1:
-        long = depth >= LEAST_CUT and panels <= machine.multiprocessors
-        return MOST_STACKED if long and depth % (MOST_STACKED * STACKED_UNIT) == 0 else 1
+    stacked = _parts_next_to_each_other(target, form, panels, depth, together)
+    if stacked > 1 or (_is_measured(target, form) and together == 1):
+        return stacked
     outputs = PANEL * together
     if not _is_measured(target, form):
         outputs = default_device_blocking(target, form, panels, depth, parts=parts, together=together)[0].outputs
@@ -381,6 +385,13 @@ def splits_of(target: str, form: str, panels: int, depth: int, *, parts: int = 1
             break
         splits *= 2
     return splits
+
+
+def _parts_next_to_each_other(target: str, form: str, panels: int, depth: int, together: int) -> int:
+    """Into how many parts the columns of a product are cut that are added so; 1: it is not."""
+    long = depth >= LEAST_CUT and panels <= _MACHINES[target].multiprocessors
+    whole = depth % (MOST_STACKED * STACKED_UNIT) == 0
+    return MOST_STACKED if long and whole and together == 1 and form in _STACKS.get(target, ()) else 1
 
 
 def device_schedule_key(

@@ -146,6 +146,29 @@ def test_each_warp_multiplies_a_part() -> None:
     assert b"cp.async.cg.shared.global" in rounds and b"ldmatrix" in rounds and code.spilled_bytes == 0
 
 
+@pytest.mark.parametrize("target", ["cuda-sm80", "cuda-sm120"])
+def test_other_devices_of_one_instruction_do_the_same(target: str, tmp_path: Path) -> None:
+    """Code for them: each warp multiplies for a part, and what all add up is in registers."""
+    plan = plan_for(MODEL, "bf16", (target,))
+    variants = [
+        variant
+        for group in plan.lowered.groups.values()
+        for stage in group.stages
+        for variant in stage.variants[target]
+        if variant.kernel is not None and f"_of{PARTS}_" in variant.kernel.symbol
+    ]
+    jobs = [Job(emit_source(each.kernel), architecture_of(target), each.warps, each.stages) for each in variants]  # type: ignore[arg-type]
+    assert any(each.blocking is not None and each.blocking.stacked for each in variants) and len(jobs) > 2
+    for code in compile_all(jobs):
+        assert code.spilled_bytes == 0 and code.shared_bytes <= architecture_of(target).shared_bytes
+    tokens = 5
+    counts = {"tokens": tokens, "logit_rows": tokens}
+    kernels = [each.kernel for each in variants if each.kernel is not None]
+    results = [run_in_numpy(kernel, whole_numbers(kernel, tokens), **counts)[-1] for kernel in kernels]
+    for found in results[1:]:
+        np.testing.assert_array_equal(found, results[0])
+
+
 def compiled(kernel: KernelOp, warps: int, stages: int) -> CompiledKernel:
     (code,) = compile_all([Job(emit_source(kernel, dependent=True), architecture_of(TARGET), warps, stages)])
     return code
@@ -160,6 +183,11 @@ def test_products_are_cut_if_they_are_long_for_their_outputs(monkeypatch: pytest
     assert found == shapes
     first, *_ = default_device_blocking(TARGET, "bf16", 64, 3072, splits=4)
     assert first == DeviceBlocking(16, 16, 16, 128, 4, 4, stacked=1)
+    for target, depth in (("cuda-sm80", 64), ("cuda-sm120", 64)):
+        assert device_blocking.splits_of(target, "f16", 64, 3072) == 4
+        first, *_ = default_device_blocking(target, "f16", 64, 3072, splits=4)
+        assert first == DeviceBlocking(16, 16, 16, depth, 4, 4, stacked=1)
+    assert not any(each.stacked for each in default_device_blocking("hip-gfx942", "bf16", 64, 3072, splits=4))
 
 
 def test_what_a_cut_product_was_measured_with_is_not_taken_for_a_whole_one() -> None:
@@ -172,7 +200,7 @@ def test_what_a_cut_product_was_measured_with_is_not_taken_for_a_whole_one() -> 
 @pytest.mark.parametrize(
     ("target", "form", "changed", "rule"),
     [
-        ("cuda-sm80", "bf16", {}, "parts of bf16 are not added next to each other on cuda-sm80"),
+        ("cuda-sm100", "bf16", {}, "parts of bf16 are not added next to each other on cuda-sm100"),
         (TARGET, "u8", {}, "parts of u8 are not added next to each other"),
         (TARGET, "bf16", {"turned": 1}, "neither turned nor read by descriptors"),
         (TARGET, "bf16", {}, None),
