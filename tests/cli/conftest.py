@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "text"))
 
+from ended import Ended, Run
 from tiny_package import write_tiny
 from toy_executor import ToyExecutor
 
 from tessera.cli import running
 from tessera.cli.main import main
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        """The one object on stdout."""
-        value = json.loads(self.out)
-        assert isinstance(value, dict) and self.out.count("\n") == 1
-        return value
-
-
-Run = Callable[..., Ended]
 
 
 @pytest.fixture

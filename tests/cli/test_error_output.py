@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run
+from ended import Run
 from tiny_package import tiny_program, write_tiny
 from toy_executor import ToyExecutor
 

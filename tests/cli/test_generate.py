@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Run
+from ended import Run
 from tiny_package import write_tiny
 from tokenizer_zoo import byte_level
 from toy_executor import ToyExecutor

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import msgspec
 import pytest
-from conftest import Run
+from ended import Run
 from tiny_package import tiny_program, write_tiny
 
 from tessera.cli.commands.plan_command import PROCESS_BYTES, make_plan
