@@ -160,7 +160,7 @@ class RandomSource:
     def __init__(self, model: GpuModel, seed: int) -> None:
         self._entries = {entry["name"]: entry for entry in model.raw["weights"]}
         self._elements = {
-            name.removesuffix(".matrix"): entry["dtype"]
+            name.removesuffix(".matrix").removesuffix(".matrix_signed"): entry["dtype"]
             for name, entry in self._entries.items()
             if entry["dtype"] in ("u8", "f8_e4m3")
         }

@@ -28,7 +28,7 @@ class WeightRecipe:
     row), or `u4` (with a scale and a zero for each row and group of columns)."""
     layout: str
     """`rows`, `panels_k1`, `panels_k2`, `panels_k4`, or `panels_k8` (of `u4`, two of which share a byte); for devices
-    `matrix`, `matrix4` (of `u4`) or `columns4` (of what belongs to its groups)."""
+    `matrix`, `matrix_signed` (of `u8`), `matrix4` (of `u4`) or `columns4` (of what belongs to its groups)."""
     sources: tuple[str, ...] = ()
     transposed: bool = False
     scales_of: str | None = None

@@ -49,7 +49,7 @@ def physical_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
             return (round_up(shape[0] if shape else 1, VECTOR_MULTIPLE),)
         return (*shape[:-1], round_up(shape[-1], ROW_MULTIPLE))
     depth = PANEL_DEPTH.get(layout)
-    if depth is None and layout not in ("matrix", "matrix4", "columns4"):
+    if depth is None and layout not in ("matrix", "matrix_signed", "matrix4", "columns4"):
         raise ValueError(f"no such layout: {layout!r}")
     if len(shape) != 2:
         raise ValueError(f"the layout {layout!r} is for matrices, not for a tensor of shape {shape}")
@@ -75,8 +75,9 @@ def physical_bytes(shape: tuple[int, ...], dtype: str, layout: str) -> int:
 
 
 def empty(shape: tuple[int, ...], dtype: str, layout: str) -> NDArray[Any]:
-    """The physical array before anything is placed: all padding, which is zero (for `u8`: 128)."""
-    return np.full(physical_shape(shape, layout), U8_ZERO if dtype == "u8" else 0, STORAGE[dtype])
+    """The physical array before anything is placed: all padding: zero, or what stands for it in `u8`."""
+    zero = U8_ZERO if dtype == "u8" and layout != "matrix_signed" else 0
+    return np.full(physical_shape(shape, layout), zero, STORAGE[dtype])
 
 
 def place(array: NDArray[Any], rows: NDArray[Any], start: int, layout: str) -> None:
@@ -91,6 +92,9 @@ def place(array: NDArray[Any], rows: NDArray[Any], start: int, layout: str) -> N
         else:
             flat = array.reshape(-1, array.shape[-1])
             flat[start : start + len(rows), : rows.shape[1]] = rows
+        return
+    if layout == "matrix_signed":
+        array[start : start + len(rows), : rows.shape[1]] = rows ^ np.uint8(U8_ZERO)
         return
     if layout == "matrix":
         array[start : start + len(rows), : rows.shape[1]] = rows

@@ -70,9 +70,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "qwen3": _USUAL,
     "glm": _USUAL,
     "cohere": {**_USUAL, "head_dim": 64},
+    "granite": {**_USUAL, "attention_bias": True, "mlp_bias": True},
 }
-"""A ragged Llama (no size is a multiple of anything), softcaps and windows, LayerNorm with biases, per-head norms, and
-rotary embeddings that are partial and interleaved, with heads that are whole groups of columns."""
+"""A ragged Llama (no size is a multiple of anything), softcaps and windows, LayerNorm with biases, per-head norms,
+rotary embeddings that are partial and interleaved, with heads that are whole groups of columns, and biases on both
+sides of a gate."""
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,9 @@ _WARP_GROUPS = (
     DeviceBlocking(16, 64, 16, 128, 4, 5),
     *_PLAIN[1:],
 )
+_FEW_EXACT = (DeviceBlocking(16, 16, 16, 256, 4, 12),)
+"""Of forms of whole numbers, which no instruction adds otherwise. A round is a group of columns, and so little that
+many have to be under way."""
 _AMD = (
     DeviceBlocking(16, 16, 16, 256, 4, 2),
     DeviceBlocking(64, 64, 32, 128, 4, 2),
@@ -254,7 +257,10 @@ def _choices(
 ) -> tuple[DeviceBlocking, ...]:
     """Before they are made to fit, one for each number of tokens."""
     if not _is_measured(target, form):
-        return _OF_TURNED if form in TURNED else _WITHOUT_MATRIX_UNITS if form == "f32" else _DEFAULTS[target]
+        if form in TURNED:
+            return _OF_TURNED
+        few = _FEW_EXACT if form in _EXACT and target in WARP_GROUP_TARGETS else ()
+        return _WITHOUT_MATRIX_UNITS if form == "f32" else (*few, *_DEFAULTS[target][len(few) :])
     least = 2 * _MACHINES[target].multiprocessors
 
     def fills(block: DeviceBlocking) -> bool:
@@ -407,6 +413,6 @@ def device_layout(weight: schedule.WeightOp) -> str | None:
     """The layout that a device reads a weight in that a processor reads in panels; None: it reads it as it is."""
     if not weight.layout.data.startswith("panels"):
         return None
-    if schedule.element_name(type_of(weight.result)) == "u4":
-        return "matrix4"
-    return "matrix" if weight.part is None else "columns4"
+    if weight.part is not None:
+        return "columns4"
+    return {"u4": "matrix4", "u8": "matrix_signed"}.get(schedule.element_name(type_of(weight.result)), "matrix")

@@ -69,7 +69,10 @@ ELEMENTS: dict[str, Attribute] = {
     "i32": I32,
 }
 CACHE_ELEMENTS = ("f32", "bf16", "f16", "i8")
-LAYOUTS = ("rows", "matrix", "matrix4", "columns4", "panels_k1", "panels_k2", "panels_k4", "panels_k8")
+LAYOUTS = (
+    *("rows", "matrix", "matrix_signed", "matrix4", "columns4"),
+    *("panels_k1", "panels_k2", "panels_k4", "panels_k8"),
+)
 ROUNDED_TO = ("bf16", "f16")
 LAYOUTS_OF_U4 = ("panels_k8", "matrix4")
 KINDS = ("rows", "linear", "attention")
@@ -126,6 +129,8 @@ class WeightOp(ScheduleOp):
             raise VerifyException(f"unknown layout {values['layout']!r}; known: {', '.join(LAYOUTS)}.")
         if (element_name(result) == "u4") != (values["layout"] in LAYOUTS_OF_U4):
             raise VerifyException(f"a weight of ui4 lies in {' or '.join(LAYOUTS_OF_U4)}, and no other does.")
+        if values["layout"] == "matrix_signed" and element_name(result) != "u8":
+            raise VerifyException("a weight of ui8 may lie in matrix_signed, and no other does.")
         if element_name(result) == "u4" and "group" not in values:
             raise VerifyException("a weight of ui4 says how many columns share a scale.")
         if "part" in values and (values["part"] not in PARTS or "scales_of" not in values):

@@ -65,7 +65,7 @@ def weight_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
             return (1, -(-max(1, math.prod(shape)) // LINE) * LINE)
         columns = shape[-1]
         return (math.prod(shape[:-1]), -(-columns // 16) * 16)
-    if layout == "matrix":
+    if layout in ("matrix", "matrix_signed"):
         return (padded_rows(shape[0]), -(-shape[1] // 16) * 16)
     if layout == "matrix4":
         return (-(-shape[1] // WORD_COLUMNS) * padded_rows(shape[0]), WORDS)
@@ -77,7 +77,7 @@ def weight_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
 
 
 def weight_buffer(type_: Tensor, layout: str) -> MemRefType[Attribute]:
-    element = "i32" if layout in IN_WORDS else element_name(type_)
+    element = "i32" if layout in IN_WORDS else "i8" if layout == "matrix_signed" else element_name(type_)
     return buffer_type(list(weight_shape(type_.get_shape(), layout)), element)
 
 

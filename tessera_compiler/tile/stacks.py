@@ -26,8 +26,8 @@ def stack_type(shape: Sequence[int], element: str) -> VectorType[Attribute]:
 
 def stack_shape(type_: Attribute) -> Shape:
     shape = type_.get_shape() if isinstance(type_, VectorType) else ()
-    if len(shape) != 3:
-        raise VerifyException(f"a stack has tiles, rows and columns; found {type_}")
+    if len(shape) != 3 or any(extent & (extent - 1) for extent in shape):
+        raise VerifyException(f"a stack has tiles, rows and columns, so many as a power of two; found {type_}")
     return shape[0], shape[1], shape[2]
 
 

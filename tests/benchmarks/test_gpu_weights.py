@@ -64,7 +64,7 @@ def weights_of(model: GpuModel) -> NDArray[np.float64]:
     scale = numbers(".scales")[0]
     if LINEAR in names:
         return floats_of_eight_bits(read(source, LINEAR)) * scale
-    return (read(source, f"{LINEAR}.matrix").astype(np.float64) - 128) * scale
+    return read(source, f"{LINEAR}.matrix_signed").view(np.int8).astype(np.float64) * scale
 
 
 @pytest.mark.parametrize("dtype", BITS)

@@ -173,6 +173,8 @@ def _weight(stored: Array, recipe: WeightRecipe) -> Array:
     values = stored.view(np.int32)[..., 0] if recipe.layout == "columns4" else stored
     if recipe.layout == "matrix4":
         values = stored.view(np.int32)
+    if recipe.layout == "matrix_signed":
+        values = stored.view(np.int8)
     if recipe.dtype == "f8_e4m3":
         values = float8_values(stored)
     if recipe.dtype == "bf16":
@@ -188,6 +190,8 @@ def logical_weight(plan: DevicePlan, tensors: dict[str, Array], name: str) -> Ar
         numbers = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(len(pairs), -1)
         return numbers[: recipe.shape[0], : recipe.shape[1]]
     values = _weight(tensors[name], recipe)
+    if recipe.layout == "matrix_signed":
+        values = (values.astype(np.int16) + 128).astype(np.uint8)
     if recipe.layout == "columns4":
         values = tensors[name].transpose(1, 0, 2).reshape(tensors[name].shape[1], -1)
     if len(recipe.shape) < 2:

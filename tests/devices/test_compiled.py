@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 
+import programs
 import pytest
 from device_machine import DevicePlan, plan_for
 from programs import slow_from
@@ -95,6 +96,16 @@ def test_weights_are_asked_for_before_the_launches_before_have_ended() -> None:
     assert wait and b"prefetch.global.L2" in before and b"prefetch.global.L2" not in after
     assert b"ld.global" not in before and b"cp.async" not in before
     assert b"prefetch" not in emit_source(kernel).text.encode()
+
+
+def test_biases_and_a_residual_fit_behind_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of blocks so large that their sums take half of the registers, as of any model with so many outputs."""
+    monkeypatch.setitem(programs.MODELS, "starcoder2", {**programs.MODELS["qwen3"], "hidden_size": 256})
+    kernels = plan_for("starcoder2", "bf16", ("cuda-sm90",)).lowered.kernels()
+    large = [kernel for symbol, kernel in kernels.items() if symbol.endswith("_boxes_128x128x64")]
+    sources = [emit_source(kernel, dependent=True, descriptors=True) for kernel in large]
+    adding = [source for source in sources if len(source.signature) == 8]  # rows, weight, biases, residual, result
+    assert adding and compile_all([Job(source, architecture_of("cuda-sm90"), 4, 3) for source in adding])
 
 
 def test_a_kernel_that_only_fails_is_refused() -> None:

@@ -133,12 +133,12 @@ def test_blocks_of_quantized_outputs_are_whole_groups() -> None:
 def test_weights_lie_as_matrices() -> None:
     plan = plan_for("llama", "int8", ("cuda-sm90",))
     weights = [op for op in plan.module.walk() if isinstance(op, WeightOp)]
-    assert {op.layout.data for op in weights} == {"matrix", "rows"}
+    assert {op.layout.data for op in weights} == {"matrix_signed", "rows"}
     four = [op for op in plan_for("llama", "int4", ("cuda-sm90",)).module.walk() if isinstance(op, WeightOp)]
-    assert {op.layout.data for op in four} == {"matrix", "matrix4", "columns4", "rows"}
+    assert {op.layout.data for op in four} == {"matrix_signed", "matrix4", "columns4", "rows"}
     names = {op.weight_name.data for op in weights}
     for op in weights:
-        assert op.weight_name.data.endswith(".matrix") == (op.layout.data == "matrix")
+        assert op.weight_name.data.endswith(f".{op.layout.data}") == (op.layout.data != "rows")
         assert op.scales_of is None or op.scales_of.data in names
 
 

@@ -23,7 +23,7 @@ TOLERANCE = {"fp32": 1e-5, "bf16": 0.03, "int8": 0.1, "int4": 0.03, "fp16": 0.00
 """Of the largest logit: what rounding to bfloat16 within attention and another order of sums can do."""
 
 PROGRAMS = [
-    *(("llama", "fp32"), ("gemma2", "bf16"), ("llama", "int8")),
+    *(("llama", "fp32"), ("gemma2", "bf16"), ("llama", "int8"), ("granite", "bf16")),
     *(("llama", "int4"), ("qwen3", "fp32"), ("gpt2", "bf16"), ("glm", "fp32"), ("gemma2", "int4")),
     *(("llama", "fp8"), ("qwen3", "fp16")),
 ]
@@ -67,7 +67,7 @@ def run(machine: DeviceMachine, step: dict[str, Array]) -> Array:
     return machine.step(step["token_ids"], step["positions"], step["sequences"], TABLES, step["logit_rows"])
 
 
-@pytest.mark.parametrize(("name", "dtype"), slow_from(4, PROGRAMS))
+@pytest.mark.parametrize(("name", "dtype"), slow_from(5, PROGRAMS))
 def test_logits_are_those_of_the_schedule(name: str, dtype: str, tmp_path: Path) -> None:
     plan = plan_of(name, dtype)
     tensors = packed(plan, name, tmp_path)

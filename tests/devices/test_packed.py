@@ -84,7 +84,7 @@ def test_four_bits_for_processors_and_gpus(checkpoint: Path, tmp_path: Path, cap
     assert pack(checkpoint, package, *options) == 0
     assert main(["verify", str(package)]) == 0
     program = json.loads((package / "tile_kernels" / "cuda-sm90" / "program.json").read_text(encoding="utf-8"))
-    assert {weight["layout"] for weight in program["weights"]} == {"matrix4", "columns4", "matrix", "rows"}
+    assert {weight["layout"] for weight in program["weights"]} == {"matrix4", "columns4", "matrix_signed", "rows"}
     assert main(["generate", str(package), "--prompt", "a", "--max-tokens", "3"]) == 0
 
 

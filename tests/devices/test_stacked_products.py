@@ -24,7 +24,9 @@ from tessera_compiler.targets.triton.architectures import architecture_of
 from tessera_compiler.targets.triton.emission import emit_source
 from tessera_compiler.targets.triton.toolchain import CompiledKernel, Job, compile_all
 from tessera_compiler.tile import stacks
+from tessera_compiler.tile.builder import KernelBuilder
 from tessera_compiler.tile.dialect import KernelOp, WhenOp
+from tessera_compiler.tile.types import buffer_type
 
 Array = NDArray[Any]
 MODEL = "olmo2"
@@ -110,15 +112,23 @@ def test_parts_are_added_one_after_the_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [2, 4, 8])
-def test_a_stack_is_taken_apart_in_order(count: int) -> None:
+def test_a_stack_is_taken_apart_in_order(count: int, tmp_path: Path) -> None:
     """Each tile is added in its place, whatever the order in which Triton's halves come."""
-    numbers = np.random.default_rng(count).permutation(2.0 ** np.arange(0, 8 * count, 8)).astype(np.float32)
-    stack = np.repeat(numbers, 4).reshape(count, 2, 2) * np.float32(1.1)
-    (found,) = stacks.SumStackOp.evaluate(None, stack)  # type: ignore[arg-type]
-    total = np.zeros((2, 2), np.float32)
-    for each in stack:
-        total = total + each
-    np.testing.assert_array_equal(found, total)
+    columns = 16 * count
+    builder = KernelBuilder("added", [1], [buffer_type([16, size], "f32") for size in (columns, 16)])
+    zero = builder.constant(0)
+    stack = builder.load_stack(builder.buffers[0], zero, zero, (count, 16, 16), 16)
+    builder.store_block(builder.sum_stack(stack), builder.buffers[1], zero, zero, row_step=1, lane_step=1)
+    kernel = builder.finish()
+    random = np.random.default_rng(count)
+    tiles = random.standard_normal((count, 16, 16)) * 2.0 ** random.integers(0, 30, (count, 16, 16))
+    buffers = [tiles.astype(np.float32).transpose(1, 0, 2).reshape(16, columns), np.zeros((16, 16), np.float32)]
+    wanted = np.zeros((16, 16), np.float32)
+    for each in tiles.astype(np.float32):
+        wanted = wanted + each
+    counts = {"tokens": 1, "logit_rows": 1}
+    np.testing.assert_array_equal(run_in_triton(kernel, buffers, tmp_path, **counts)[-1], wanted)
+    np.testing.assert_array_equal(run_in_numpy(kernel, buffers, **counts)[-1], wanted)
 
 
 def test_a_wrong_order_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -78,6 +78,36 @@ def test_both_ways_give_the_same_numbers(tokens: int, tmp_path: Path) -> None:
         np.testing.assert_array_equal(found, results[0])
 
 
+@pytest.mark.parametrize("dtype", ["fp8", "int8"])
+def test_bytes_go_from_memory_to_the_matrix_units(dtype: str) -> None:
+    """Nothing takes them through registers on their way: of many rows, the loop stores nothing where these read."""
+    groups = plan_of(dtype).lowered.groups.values()
+    (group,) = (group for group in groups if group.kind == "linear" and "down_proj" in group.source)
+    variant = group.stages[0].variants[TARGET][-1]
+    assert variant.kernel is not None
+    job = Job(emit_source(variant.kernel, dependent=True), architecture_of(TARGET), variant.warps, variant.stages)
+    (code,) = compile_all([job])
+    before = code.ptx.partition(b"griddepcontrol.wait")[2].rpartition(b"wgmma.mma_async")[0]
+    assert b"cp.async" in before and b"st.shared" not in before
+
+
+def test_a_few_columns_of_bytes_are_multiplied_like_others(tmp_path: Path) -> None:
+    """Of 66 columns two are left after a group, and the matrix units take no less than 32 bytes."""
+    plan = plan_for("llama", "int8", (TARGET,))
+    group = next(group for group in plan.lowered.groups.values() if group.kind == "linear")
+    for variant in group.stages[0].variants[TARGET]:
+        kernel = variant.kernel
+        assert kernel is not None
+        job = Job(emit_source(kernel, dependent=True), architecture_of(TARGET), variant.warps, variant.stages)
+        assert compile_all([job])[0].spilled_bytes == 0
+        counts = {"tokens": 5, "logit_rows": 5}
+        wanted, found = (
+            run(kernel, whole_numbers(kernel, 5), **counts)[-1]
+            for run in (run_in_numpy, lambda *given, **rest: run_in_triton(*given, tmp_path, **rest))
+        )
+        np.testing.assert_array_equal(found, wanted)
+
+
 def test_a_wrong_sum_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     upright = Product.upright
 

@@ -91,6 +91,17 @@ def test_place_puts_eight_numbers_in_a_word(count: int, columns: int, cuts: list
     assert words.sum(dtype=np.uint64) == (matrix.astype(np.uint64) << shifts.astype(np.uint64)).sum()
 
 
+@pytest.mark.parametrize(("count", "columns"), [(40, 35), (300, 16)])
+def test_place_takes_the_zero_point_off(count: int, columns: int) -> None:
+    matrix = np.random.default_rng(count).integers(0, 256, (count, columns)).astype(np.uint8)
+    packed = layouts.empty((count, columns), "u8", "matrix_signed")
+    for start in range(0, count, 16):
+        layouts.place(packed, matrix[start : start + 16], start, "matrix_signed")
+    expected = np.zeros(layouts.physical_shape((count, columns), "matrix_signed"), np.int8)
+    expected[:count, :columns] = matrix.astype(np.int16) - 128
+    assert np.array_equal(packed.view(np.int8), expected)
+
+
 def test_place_puts_four_columns_in_a_word() -> None:
     matrix = np.arange(17 * 6, dtype=np.uint8).reshape(17, 6)
     packed = layouts.empty((17, 6), "u8", "columns4")

@@ -94,6 +94,25 @@ def parts(counts: str = "1 : i64, 2 : i64", axis: int = 1, first: str = "", at: 
     )
 
 
+def when(result: str = "%x", type: str = F32) -> str:
+    return (
+        f'%z = "tile.when"(%c, %x) ({{\n "tile.yield"({result}) : ({type}) -> ()\n }}) : '
+        "(index, vector<2x16xf32>) -> vector<2x16xf32>"
+    )
+
+
+def stack(type: str = "vector<4x16x16xf32>") -> str:
+    return f'%k = "tile.empty_stack"() : () -> {type}\n    '
+
+
+def load_stack(step: int = 16, result: str = "vector<2x16x16xf32>") -> str:
+    return (
+        f'%k = "tile.load_stack"(%f, %c, %c) {{part_step = {step} : i64, '
+        "operandSegmentSizes = array<i32: 1, 1, 1, 0>}"
+        f" : (memref<?x32xf32>, index, index) -> {result}"
+    )
+
+
 ONE = '%o = "tile.full"() {value = 0.0 : f64} : () -> vector<1x1xf32>\n    '
 PANELS = (
     '%p = "tile.load_packed"(%w, %c, %c) : (memref<2x8x16x2xbf16>, index, index) -> vector<16x16xbf16>\n    '
@@ -115,12 +134,27 @@ VALID = {
     "loop": loop(),
     "dot": SQUARE + dot("%x", "%s", "%x", (F32, "vector<16x16xf32>", F32)),
     "parts": parts(),
+    "when": when(),
+    "stack": stack() + '%z = "tile.sum_stack"(%k) : (vector<4x16x16xf32>) -> vector<16x16xf32>',
+    "load_stack": load_stack(),
     "program_id": '%z = "tile.program_id"() {axis = 1 : i64} : () -> index',
 }
 
 INVALID = [
     (parts("1 : i64, 1 : i64"), "the parts are run by 2 instances; the grid is ['T', 3]"),
     (parts("3 : i64"), "2 bodies do not match 1 counts"),
+    (when("%n", I32), "ends by yielding tiles like the initial ones"),
+    (stack("vector<3x16x16xf32>"), "so many as a power of two; found vector<3x16x16xf32>"),
+    (stack("vector<16x16xf32>"), "a stack has tiles, rows and columns"),
+    (stack("vector<4x16x16xbf16>"), "a stack of zeros must be vector<4x16x16xf32>"),
+    (stack() + '%z = "tile.sum_stack"(%k) : (vector<4x16x16xf32>) -> vector<4x16xf32>', "the sum of a stack must be"),
+    (
+        stack() + f'%z = "tile.dot_stack"(%k, %k, %k) : ({", ".join(["vector<4x16x16xf32>"] * 3)}) -> '
+        "vector<4x16x16xf32>",
+        "stacks of bf16 or f16 are multiplied; found f32",
+    ),
+    (load_stack(8), "the tiles of a stack do not overlap; found a step of 8"),
+    (load_stack(result="vector<2x16x16xbf16>"), "a buffer of f32 differ"),
     (parts("3 : i64, 0 : i64"), "each part is run by at least one instance"),
     (parts(axis=0), "the parts are run by 3 instances; the grid is ['T', 3]"),
     (parts(at="%c"), "an instance runs one by its place in the grid"),

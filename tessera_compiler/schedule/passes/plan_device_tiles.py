@@ -35,7 +35,7 @@ from tessera_compiler.schedule.tuned_cache import InvalidTuning
 
 @dataclass(frozen=True)
 class LayOutForDevices:
-    """weight in panels --> the same weight as devices read it (`matrix`, `matrix4`, `columns4`), named
+    """weight in panels --> the same weight as devices read it (`matrix`, `matrix_signed`, `matrix4`, `columns4`), named
     `<name>.<layout>`."""
 
     def apply(self, module: ModuleOp) -> None:

@@ -9,17 +9,21 @@ from xdsl.ir import SSAValue
 
 from tessera_compiler.targets.triton.expressions import inside, padded, times
 from tessera_compiler.tile import dialect as tile
-from tessera_compiler.tile.types import shape_of
+from tessera_compiler.tile.types import element_name, shape_of
 
 Access = tile.LoadOp | tile.LoadBlockOp | tile.StoreOp | tile.StoreBlockOp
 Names = Mapping[SSAValue, str]
 """What values are called in the source."""
 
+BYTES_MULTIPLIED = ("i8", "f8_e4m3")
+"""Elements of which products take 32 columns at least, twice those of larger ones."""
+
 
 def tile_address(op: Access, value: SSAValue, names: Names, least: int) -> tuple[str, list[str]]:
     """The pointers of a tile, and on what conditions they may be followed; axes of more than one element have `least`
-    at least."""
+    at least, those along which products of bytes are added twice that."""
     rows, columns = shape_of(value.type)
+    least_rows, least_columns = (2 * least if axis in _added_axes(value) else least for axis in range(2))
     type_ = op.buffer.type
     assert isinstance(type_, MemRefType)
     stride = type_.get_shape()[1]
@@ -30,24 +34,37 @@ def tile_address(op: Access, value: SSAValue, names: Names, least: int) -> tuple
     lane_stride = lane_step + lane_row_step * stride
     offsets, conditions = [address(names, op.buffer, op.row, op.column, stride)], []
     if rows > 1:
-        numbers = f"tl.arange(0, {padded(rows, least)})"
+        numbers = f"tl.arange(0, {padded(rows, least_rows)})"
         if not period:
             offsets.append(times(f"{numbers}[:, None]", row_step * stride + column_step))
         else:
             offsets.append(times(f"({numbers} // {period})[:, None]", row_step * stride))
             offsets.append(times(f"({numbers} % {period})[:, None]", column_step))
     if columns > 1:
-        offsets.append(times(f"tl.arange(0, {padded(columns, least)})[None, :]", lane_stride))
+        offsets.append(times(f"tl.arange(0, {padded(columns, least_columns)})[None, :]", lane_stride))
     if not all(offsets) or len(offsets) == 1:
-        offsets.append(f"tl.zeros(({padded(rows, least)}, {padded(columns, least)}), tl.int32)")
-    if padded(rows, least) != rows:
-        conditions.append(inside(rows, 0, least))
-    if padded(columns, least) != columns:
-        conditions.append(inside(columns, 1, least))
-    bound = _bound(op, padded(rows, least), names)
+        offsets.append(f"tl.zeros(({padded(rows, least_rows)}, {padded(columns, least_columns)}), tl.int32)")
+    if padded(rows, least_rows) != rows:
+        conditions.append(inside(rows, 0, least_rows))
+    if padded(columns, least_columns) != columns:
+        conditions.append(inside(columns, 1, least_columns))
+    bound = _bound(op, padded(rows, least_rows), names)
     if bound:
         conditions.append(bound)
     return " + ".join(offset for offset in offsets if offset), conditions
+
+
+def _added_axes(value: SSAValue) -> set[int]:
+    """Along which axes products of these bytes are added."""
+    if element_name(value.type) not in BYTES_MULTIPLIED:
+        return set()
+    axes = set()
+    for use in value.uses:
+        if isinstance(use.operation, tile.DotOp) and use.index < 2:
+            axes.add(1 - use.index)
+        elif isinstance(use.operation, tile.TransposeOp):
+            axes |= {1 - axis for axis in _added_axes(use.operation.result)}
+    return axes
 
 
 def _bound(op: Access, rows: int, names: Names) -> str:

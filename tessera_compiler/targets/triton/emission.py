@@ -95,6 +95,9 @@ class _Emitter:
             tensor = self.tensors.get(argument)
             signature.append((f"b{number}", tensor.kind if tensor else functions.POINTERS[element_name(argument.type)]))
             comments.append(f"    # b{number}: {describe(argument)}")
+            if self._is_float8(argument):
+                # Numbers that are loaded as bits would pass through registers on their way to the matrix units.
+                self._line(f"b{number} = b{number}.to(tl.pointer_type({self.float8}), bitcast=True)")
         for name, argument in zip(SIZES, arguments[-3:], strict=True):
             self.names[argument] = name
             signature.append((name, "i32"))
@@ -272,9 +275,9 @@ class _Emitter:
             self._let(result, "x", f"{self.names[op.buffer]}.load([{place}])")
         elif isinstance(op, tile.LoadOp | tile.LoadBlockOp):
             pointers, mask = self._access(op, result)
-            masked = f", mask={mask}, other=0" if mask else ""
-            as_floats = f".to({self.float8}, bitcast=True)" if self._is_float8(result) else ""
-            self._let(result, "x", f"tl.load({pointers}{masked}){as_floats}")
+            nothing = "0.0" if self._is_float8(result) else "0"
+            masked = f", mask={mask}, other={nothing}" if mask else ""
+            self._let(result, "x", f"tl.load({pointers}{masked})")
         elif isinstance(op, tile.FullOp):
             self.names[result] = self._full(op)
         elif isinstance(op, tile.IotaOp):
@@ -480,8 +483,7 @@ class _Emitter:
     def _store(self, op: tile.StoreOp | tile.StoreBlockOp) -> None:
         pointers, mask = self._access(op, op.value)
         masked = f", mask={mask}" if mask else ""
-        as_bits = ".to(tl.uint8, bitcast=True)" if self._is_float8(op.value) else ""
-        self._line(f"tl.store({pointers}, {self._full_tile(op.value)}{as_bits}{masked})")
+        self._line(f"tl.store({pointers}, {self._full_tile(op.value)}{masked})")
 
     def _access(self, op: Access, value: SSAValue) -> tuple[str, str]:
         """The pointers of a tile, and which of them may be followed."""

@@ -62,7 +62,8 @@ def lower_device_fold(
 
 
 class _DeviceLinearLowering:
-    """The two sides of a gate are parts of one product: their sums are made in the same rounds, side by side."""
+    """The two sides of a gate are parts of one product: their sums are made in the same rounds, side by side. What is
+    made of the whole product before they are taken from it, such as its sum with biases, is made of each side."""
 
     def __init__(
         self,
@@ -75,6 +76,7 @@ class _DeviceLinearLowering:
         self._group, self._arguments, self._blocking = group, arguments, blocking
         self._product = matmul_in(group)
         self._sides = [op for op in group.body.block.ops if _is_part(op, self._product)]
+        self._of_all = [op for op in group.body.block.ops if self._sides and _is_of_all(op, self._product)]
         rows = rows_of(type_of(self._product.result)) or "T"
         grid: list[str | int] = [f"{rows}/{blocking.rows}", output_panels(group) * PANEL // blocking.outputs]
         self._builder = builder = KernelBuilder(symbol, [*grid, *(apart or [])], arguments.buffers, arguments.given)
@@ -149,7 +151,7 @@ class _DeviceLinearLowering:
 
     def _is_elementwise(self, op: Operation) -> bool:
         others = (graph.ConstantOp, schedule.YieldOp, schedule.QuantizeOp, *VIEW_OPERATIONS)
-        return op is not self._product and not isinstance(op, others)
+        return op is not self._product and op not in self._of_all and not isinstance(op, others)
 
     def parts_apart(self, splits: int) -> tile.KernelOp:
         builder = self._builder
@@ -199,11 +201,10 @@ class _DeviceLinearLowering:
             if isinstance(op, graph.ConstantOp):
                 self._values[op.result] = self._builder.full(scalar(op))
             elif op is self._product:
-                results = [side.results[0] for side in self._sides] or [self._product.result]
-                self._values.update(zip(results, products, strict=True))
+                self._values.update(self._taken_apart(products))
             elif isinstance(op, schedule.QuantizeOp):
                 columns.update(self._quantize(op))
-            elif not isinstance(op, VIEW_OPERATIONS):
+            elif op not in self._of_all and not isinstance(op, VIEW_OPERATIONS):
                 tiles = [self._operand(operand) for operand in op.operands]
                 self._values[op.results[0]] = emit_elementwise(self._builder, op, tiles)
         for index, value in enumerate(self._group.yielded):
@@ -218,6 +219,19 @@ class _DeviceLinearLowering:
             )
         return self._builder.finish()
 
+    def _taken_apart(self, products: Tiles) -> dict[SSAValue, SSAValue]:
+        """The product, or its sides."""
+        if not self._sides:
+            return {self._product.result: products[0]}
+        taken: dict[SSAValue, SSAValue] = {}
+        for side, first, product in zip(self._sides, self._firsts, products, strict=True):
+            made = {self._product.result: product}
+            for op in self._of_all:
+                tiles = [made[each] if each in made else self._loaded(each, first) for each in op.operands]
+                made[op.results[0]] = emit_elementwise(self._builder, op, tiles)
+            taken[side.results[0]] = made[side.operands[0]]
+        return taken
+
     def _quantize(self, op: schedule.QuantizeOp) -> dict[SSAValue, SSAValue]:
         """Where the scales and sums go, which are one for each group of columns; a block is one group."""
         rounded, scale, total = quantize_group(self._builder, self._operand(op.x))
@@ -227,13 +241,16 @@ class _DeviceLinearLowering:
 
     def _operand(self, value: SSAValue) -> SSAValue:
         if value not in self._values:
-            static = rows_of(type_of(value)) is None
-            self._values[value] = (
-                self._static(value, self._first_output)
-                if static
-                else self._rows(value, self._first_output, self._blocking.outputs)
-            )
+            self._values[value] = self._loaded(value, self._first_output)
         return self._values[value]
+
+    def _loaded(self, value: SSAValue, first: SSAValue) -> SSAValue:
+        """Of what the group is given, what belongs to the outputs from `first` on."""
+        if isinstance(value.owner, graph.ConstantOp):
+            return self._builder.full(scalar(value.owner))
+        if rows_of(type_of(value)) is None:
+            return self._static(value, first)
+        return self._rows(value, first, self._blocking.outputs)
 
     def _static(self, value: SSAValue, first: SSAValue) -> SSAValue:
         """Of a vector what belongs to the outputs from `first` on; of a number that."""
@@ -271,4 +288,14 @@ def _is_of_parameter(value: SSAValue) -> bool:
 
 
 def _is_part(op: Operation, product: schedule.MatmulOp) -> bool:
-    return isinstance(op, graph.SliceOp) and op.operands[0] is product.result
+    """Whether an op takes a part of the product, or of what is made of all of it."""
+    owner = op.operands[0].owner if isinstance(op, graph.SliceOp) else None
+    return isinstance(owner, Operation) and (owner is product or _is_of_all(owner, product))
+
+
+def _is_of_all(op: Operation, product: schedule.MatmulOp) -> bool:
+    """Whether an op makes something of all of the product, element by element."""
+    if op is product or isinstance(op, schedule.YieldOp | graph.SliceOp):
+        return False
+    owners = [operand.owner for operand in op.operands]
+    return any(isinstance(each, Operation) and (each is product or _is_of_all(each, product)) for each in owners)

@@ -262,14 +262,34 @@ class _OfQuantizedRows(Product):
         assert self._product.group is not None
         return int(self._product.group.value.data)
 
+    def add(self, first: SSAValue, columns: int, sums: Tiles) -> Tiles:
+        """A group's factor is asked for a round before it is needed: nothing else of a round is waited for so long."""
+        builder, step = self._builder, self.step
+        if columns % step:
+            return super().add(first, columns, sums)
+        end = builder.index("add", first, columns)
+        last = builder.index("sub", builder.index("div", end, step), 1)
+
+        def step_on(column: SSAValue, carried: Tiles) -> Tiles:
+            following = builder.index("add", builder.index("div", column, step), 1)
+            factor = self._factor(builder.index("min", following, last))
+            return [*self._group(column, step, carried[-1], carried[:-1]), factor]
+
+        factor = self._factor(builder.index("div", first, step))
+        return builder.loop(first, end, step, [*sums, factor], step_on)[:-1]
+
     def _round(self, column: SSAValue, columns: int, sums: Tiles) -> Tiles:
+        return self._group(column, columns, self._factor(self._builder.index("div", column, self.step)), sums)
+
+    def _factor(self, group: SSAValue) -> SSAValue:
+        return self._rows(self._others[0], group, 1)
+
+    def _group(self, column: SSAValue, columns: int, factor: SSAValue, sums: Tiles) -> Tiles:
         builder = self._builder
         left = self._rows(self._x, column, columns)
-        factor = self._rows(self._others[0], builder.index("div", column, self.step), 1)
         result = []
         for first, each in zip(self._firsts, sums, strict=True):
-            right = builder.cast(self._across(first, column, columns), "i8")
-            exact = builder.dot(left, right, builder.full(0, self.shape, "i32"))
+            exact = builder.dot(left, self._across(first, column, columns), builder.full(0, self.shape, "i32"))
             result.append(builder.binary("add", each, builder.binary("mul", builder.cast(exact, "f32"), factor)))
         return result
 
@@ -299,12 +319,10 @@ class _OfWidenedWeights(Product):
 
 
 class _OfEightBits(_OfWidenedWeights):
-    """Numbers less 128, which bfloat16 holds."""
+    """Whole numbers from -128 to 127, which bfloat16 holds."""
 
     def _round(self, column: SSAValue, columns: int, sums: Tiles) -> Tiles:
-        builder = self._builder
-        numbers = [builder.cast(each, "f32") for each in self._weights(column, columns)]
-        weights = [builder.binary("sub", each, schedule.ZERO_POINT) for each in numbers]
+        weights = [self._builder.cast(each, "f32") for each in self._weights(column, columns)]
         return self._widened(column, columns, weights, sums, columns)
 
 

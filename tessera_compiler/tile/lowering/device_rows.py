@@ -18,7 +18,7 @@ from tessera_compiler.tile.lowering.device_context import BLOCK_TOKENS, DeviceAr
 from tessera_compiler.tile.lowering.elementwise import is_elementwise
 from tessera_compiler.tile.lowering.row_functions import RowFunctions, rope_pieces
 from tessera_compiler.tile.lowering.rows import RowsLowering, space_of
-from tessera_compiler.tile.types import shape_of
+from tessera_compiler.tile.types import element_name, shape_of
 
 FEEDBACK = "seat:feedback"
 FEEDBACK_WORDS = 16
@@ -120,7 +120,9 @@ class _DeviceRowsLowering(RowsLowering):
             values = builder.cast(builder.load(buffer, row, start, (1, segment.count)), "f32")
             if len(op.arguments) == 3:
                 scale = builder.load(self._group_input(op.arguments[2]), builder.constant(0), row, (1, 1))
-                values = builder.binary("mul", builder.binary("sub", values, schedule.ZERO_POINT), scale)
+                signed = element_name(buffer.type) == "i8"
+                numbers = values if signed else builder.binary("sub", values, schedule.ZERO_POINT)
+                values = builder.binary("mul", numbers, scale)
             return values
 
         return Columns(type_of(table).get_shape()[1], take)
