@@ -15,7 +15,7 @@ from tessera_compiler.targets.triton import target as triton_target
 from tessera_compiler.targets.triton import toolchain
 from tessera_compiler.targets.triton.architectures import ARCHITECTURES, architecture_of
 from tessera_compiler.targets.triton.emission import Source, emit_source
-from tessera_compiler.targets.triton.target import compile_triton
+from tessera_compiler.targets.triton.target import compile_triton, kernel_jobs
 from tessera_compiler.targets.triton.toolchain import (
     Job,
     KernelNotCompiled,
@@ -106,6 +106,14 @@ def test_biases_and_a_residual_fit_behind_a_product(monkeypatch: pytest.MonkeyPa
     sources = [emit_source(kernel, dependent=True, descriptors=True) for kernel in large]
     adding = [source for source in sources if len(source.signature) == 8]  # rows, weight, biases, residual, result
     assert adding and compile_all([Job(source, architecture_of("cuda-sm90"), 4, 3) for source in adding])
+
+
+@pytest.mark.parametrize("target", ["cuda-sm120", "hip-gfx942"])
+def test_tiles_of_wide_heads_fit(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(programs.MODELS, "gemma", {**programs.MODELS["qwen3"], "head_dim": 256})
+    plan = plan_for("gemma", "bf16", (target,))
+    tiles = {name: job for name, job in kernel_jobs(plan.lowered, target).items() if "_tiles" in name}
+    assert len(tiles) == 1 and compile_all(list(tiles.values()))
 
 
 def test_a_kernel_that_only_fails_is_refused() -> None:

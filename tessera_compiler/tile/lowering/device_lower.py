@@ -75,6 +75,9 @@ LOADS_AHEAD = {"cuda-sm80": 3, "cuda-sm90": 3, "cuda-sm100": 3}
 tokens were faster with two."""
 
 
+NOTHING_AHEAD = ("cuda-sm120", "hip-gfx942")
+"""Where of keys and values of more columns shared memory has no room for a second block beside a tile of queries."""
+
 LARGE_TILES = {"cuda-sm90": 5}
 """Targets where twice as many rows share what is loaded, computed by two groups of four warps, and how far ahead loads
 are for that. Not measured: of 64 rows, loads are waited for as soon as they are asked for, since Triton takes them for
@@ -372,4 +375,5 @@ def _warps_that_attend(shape: AttentionShape, target: str) -> int:
 def _tile_of(shape: AttentionShape, target: str) -> _Tile:
     if target in LARGE_TILES and shape.widest <= MOST_VALUES_OF_FOUR_WARPS and shape.element != "f32":
         return _Tile(2 * TILE_ROWS, 8, LARGE_TILES[target])
-    return _Tile(TILE_ROWS, _warps_that_attend(shape, target), 2)
+    alone = target in NOTHING_AHEAD and shape.widest > MOST_VALUES_OF_FOUR_WARPS
+    return _Tile(TILE_ROWS, _warps_that_attend(shape, target), 1 if alone else 2)
