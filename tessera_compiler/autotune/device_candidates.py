@@ -147,6 +147,8 @@ def _is_usable(subject: DeviceSubject, blocking: DeviceBlocking) -> bool:
     outputs = subject.panels * PANEL
     if min(blocking.rows, blocking.outputs) < LEAST_ROWS or blocking.warps < 1 or blocking.stages < 2:
         return False
+    if blocking.descriptors and not architecture_of(subject.target).descriptors:
+        return False
     if blocking.stacked and (subject.splits == 1 or blocking.depth > subject.depth // subject.splits):
         return False
     if outputs % blocking.outputs or blocking.depth < least_depth(subject.form) or blocking.depth > 2 * subject.depth:

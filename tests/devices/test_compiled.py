@@ -116,6 +116,14 @@ def test_tiles_of_wide_heads_fit(target: str, monkeypatch: pytest.MonkeyPatch) -
     assert len(tiles) == 1 and compile_all(list(tiles.values()))
 
 
+@pytest.mark.parametrize("target", ARCHITECTURES)
+def test_attention_in_float32_fits(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without matrix units, operands lie in registers, in several threads at a time."""
+    monkeypatch.setitem(programs.MODELS, "smollm3", {**programs.MODELS["qwen3"], "head_dim": 128})
+    jobs = kernel_jobs(plan_for("smollm3", "fp32", (target,)).lowered, target)
+    assert len(compile_all([job for name, job in jobs.items() if name.startswith("attention")])) == 4
+
+
 def test_a_kernel_that_only_fails_is_refused() -> None:
     """As Triton makes them when sums do not fit in the matrix units' own memory."""
     made = job("rows_0", warps=1)

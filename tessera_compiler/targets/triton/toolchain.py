@@ -25,6 +25,12 @@ MOST_SPILLED_BYTES = 512
 follow take 272 on cuda-sm90, all of them behind the loop."""
 
 
+_REMEDY = (
+    "If it is a product, tune it for this device (tessera autotune), or remove its entry from the autotune cache; else "
+    "pack with another --dtype, or without this target."
+)
+
+
 class TritonMissing(CompileError):
     """Triton, which compiles for devices, is not installed."""
 
@@ -243,12 +249,10 @@ def _check(kernel: CompiledKernel, job: Job, where: str) -> None:
     most = job.architecture.shared_bytes
     if kernel.shared_bytes > most:
         raise KernelTooLarge(
-            f"{where} needs {kernel.shared_bytes} bytes of shared memory; a block has at most {most}. "
-            "Tune it for this device (tessera autotune), or remove its entry from the autotune cache."
+            f"{where} needs {kernel.shared_bytes} bytes of shared memory; a block has at most {most}. {_REMEDY}"
         )
     if kernel.spilled_bytes > MOST_SPILLED_BYTES:
         raise KernelTooLarge(
             f"{where} keeps {kernel.spilled_bytes} bytes per thread in memory for want of registers; at most "
-            f"{MOST_SPILLED_BYTES} are allowed. Tune it for this device (tessera autotune), or remove its entry from "
-            "the autotune cache."
+            f"{MOST_SPILLED_BYTES} are allowed. {_REMEDY}"
         )

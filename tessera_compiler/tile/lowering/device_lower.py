@@ -17,6 +17,7 @@ from tessera_compiler.schedule.device_blocking import (
     SPLIT_TOKENS,
     DeviceBlocking,
     adds_apart,
+    is_stacked,
 )
 from tessera_compiler.schedule.linear_maps import matmul_in, tuned_for
 from tessera_compiler.schedule.passes.plan_device_tiles import device_blockings_of, device_splits_of
@@ -305,7 +306,7 @@ class _LinearVariants:
         cut = f"_{kind or 'of'}{splits}" if splits > 1 else ""
         turned = "_turned" if each.turned and kind != "fold" else ""
         boxes = "_boxes" if each.descriptors and kind != "fold" else ""
-        boxes = "_stacked" if each.stacked else boxes
+        boxes = "_stacked" if is_stacked(each, splits) else boxes
         symbol = f"{self._name}{cut}{turned}{boxes}_{each.rows}x{each.outputs}x{each.depth}"
         if symbol not in self._made:
             lowering = _LOWERINGS[kind]
@@ -332,7 +333,7 @@ def _attention(
             lower_device_attention(group, of_singles, f"{name}_{kind}{rows}", rows=rows, apart=kind == "blocks")
             for kind in ("singles", "blocks")
         )
-        for rows in {shape.single_rows if target in ONE_INSTRUCTION else TILE_ROWS for target in targets}
+        for rows in {_rows_of_singles(shape, target) for target in targets}
     }
     few = [{"D": count, "C": PARTIAL_ROWS // count} for count in PARTIAL_SINGLES]
     none = DeviceVariant({"D": 0})
@@ -341,8 +342,9 @@ def _attention(
         warps, stages = _warps_that_attend(shape, target), LOADS_AHEAD.get(target, 2)
         if shape.widest > MOST_VALUES_OF_FOUR_WARPS:
             stages = 2
+        stages, of_blocks = (1, 1) if shape.element == "f32" else (stages, 2)
         form = forms[target]
-        whole, apart = singles[shape.single_rows if target in ONE_INSTRUCTION else TILE_ROWS]
+        whole, apart = singles[_rows_of_singles(shape, target)]
         return {
             "tiles": (
                 DeviceVariant({"Q": 0}),
@@ -350,7 +352,7 @@ def _attention(
             ),
             "singles": (
                 none,
-                *(DeviceVariant(each, apart, warps=warps, stages=2) for each in few),
+                *(DeviceVariant(each, apart, warps=warps, stages=of_blocks) for each in few),
                 DeviceVariant({}, whole, warps=warps, stages=stages),
             ),
             "fold": (none, *(DeviceVariant(each, fold, warps=1) for each in few), DeviceVariant({})),
@@ -368,12 +370,21 @@ def _attention(
 
 
 def _warps_that_attend(shape: AttentionShape, target: str) -> int:
+    if shape.element == "f32":
+        return 8
     most = MOST_VALUES_OF_FOUR_WARPS // (2 if target in NEED_EIGHT_WARPS else 1)
-    return 4 if shape.value_dim <= most and shape.element != "f32" else 8
+    return 4 if shape.value_dim <= most else 8
+
+
+def _rows_of_singles(shape: AttentionShape, target: str) -> int:
+    return shape.single_rows if target in ONE_INSTRUCTION or shape.element == "f32" else TILE_ROWS
 
 
 def _tile_of(shape: AttentionShape, target: str) -> _Tile:
     if target in LARGE_TILES and shape.widest <= MOST_VALUES_OF_FOUR_WARPS and shape.element != "f32":
         return _Tile(2 * TILE_ROWS, 8, LARGE_TILES[target])
+    if shape.element == "f32":
+        # Without matrix units operands lie in registers, in several threads at a time.
+        return _Tile(shape.single_rows, _warps_that_attend(shape, target), 1)
     alone = target in NOTHING_AHEAD and shape.widest > MOST_VALUES_OF_FOUR_WARPS
     return _Tile(TILE_ROWS, _warps_that_attend(shape, target), 1 if alone else 2)

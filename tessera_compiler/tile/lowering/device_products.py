@@ -7,7 +7,7 @@ the groups that count; others go on with the same sum.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from xdsl.ir import BlockArgument, SSAValue
@@ -23,7 +23,7 @@ from tessera_compiler.schedule.device_blocking import (
     is_stacked,
     is_turned,
 )
-from tessera_compiler.schedule.physical import WORD_COLUMNS, WORDS, padded_rows
+from tessera_compiler.schedule.physical import LINE, WORD_COLUMNS, WORDS, padded_rows
 from tessera_compiler.tile.builder import KernelBuilder
 from tessera_compiler.tile.lowering.context import resolve_static
 from tessera_compiler.tile.types import BYTES, element_name
@@ -61,9 +61,18 @@ def product_of(
 ) -> Product:
     """`firsts` are the first outputs of the blocks that are computed side by side; `splits` is how many parts of the
     columns are added up."""
-    kind = _KINDS[form_of_product(product)]
-    made = kind(builder, product, blocking, rows, firsts)
-    return _Stacked(builder, product, blocking, rows, firsts, splits) if is_stacked(blocking, splits) else made
+    if is_stacked(blocking, splits):
+        return _Stacked(builder, product, blocking, rows, firsts, splits)
+    return _KINDS[form_of_product(product)](builder, product, blocking, rows, firsts)
+
+
+def _powers_of_two(count: int) -> Iterator[tuple[int, int]]:
+    """Stretches (start, length), the longest first, that make up so many."""
+    start = 0
+    while start < count:
+        length = 1 << (count - start).bit_length() - 1
+        yield start, length
+        start += length
 
 
 class Product:
@@ -106,8 +115,12 @@ class Product:
         size = BYTES[element_name(buffer.type)]
         if outputs * depth * size > PREFETCHED_WHOLE:
             columns = min(columns, PREFETCHED_BYTES // size)
-        for first in self._firsts:
-            self._builder.prefetch(buffer, first, column, (self._blocking.outputs, columns))
+        for start, count in _powers_of_two(columns):
+            if start and count * size < LINE:
+                break
+            for first in self._firsts:
+                place = self._builder.index("add", column, start)
+                self._builder.prefetch(buffer, first, place, (self._blocking.outputs, count))
 
     def add(self, first: SSAValue, columns: int, sums: Tiles) -> Tiles:
         """The sums with those of `columns` columns, from `first` on."""
@@ -210,13 +223,10 @@ class _Stacked(_Plain):
 
     def add(self, first: SSAValue, columns: int, sums: Tiles) -> Tiles:
         """`columns` of each part; the last rounds are of powers of two, which is what an axis of a stack may have."""
-        builder, step = self._builder, self.step
-        whole = columns // step * step
+        whole = columns // self.step * self.step
         sums = super().add(first, whole, sums)
-        while columns > whole:
-            step = 1 << (columns - whole).bit_length() - 1
-            sums = self._round(builder.index("add", first, whole), step, sums)
-            whole += step
+        for start, count in _powers_of_two(columns - whole):
+            sums = self._round(self._builder.index("add", first, whole + start), count, sums)
         return sums
 
     def upright(self, sums: Tiles) -> Tiles:
