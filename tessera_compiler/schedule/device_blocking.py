@@ -199,7 +199,7 @@ WARP_GROUP_TARGETS = ("cuda-sm90", "cuda-sm100")
 """Targets whose matrix units take operands of 64 rows from four warps, and add them in an order of their own."""
 
 
-_STACKS = {"cuda-sm80": ("bf16", "f16"), "cuda-sm90": ("bf16", "f16"), "cuda-sm120": ("bf16", "f16")}
+_STACKS = dict.fromkeys(("cuda-sm80", "cuda-sm90", "cuda-sm120"), ("bf16", "f16"))
 """By target, forms of which few rows may have parts of their columns added next to each other: one warp's instruction
 multiplies them there as it does all others, or (`_ADD_ALIKE`) adds like those of four."""
 _STACKED = DeviceBlocking(16, 16, 16, 128, 4, 4, stacked=1)

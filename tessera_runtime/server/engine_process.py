@@ -2,8 +2,8 @@
 
 The process gets nothing of the environment but what is meant for drivers of GPUs, so no secret of the gateway is there
 to be found, and it dies with the gateway however that ends: the kernel kills it (PR_SET_PDEATHSIG), and it ends by
-itself when its socket does. The socket lies in a
-folder of its own that only this user may enter, and that is gone as soon as the engine has connected.
+itself when its socket does. The socket lies in a folder of its own that only this user may enter, and that is gone as
+soon as the engine has connected.
 """
 
 from __future__ import annotations

@@ -72,9 +72,8 @@ ONE_INSTRUCTION = ("cuda-sm80", "cuda-sm90", "cuda-sm120", "hip-gfx942", "hip-gf
 an H200) both add alike."""
 
 LOADS_AHEAD = {"cuda-sm80": 3, "cuda-sm90": 3, "cuda-sm100": 3}
-"""Blocks of the context that single tokens have under way, where shared memory has room for more than two; tiles of
-tokens were faster with two."""
-
+"""Stages of the loop over the context of single tokens, where shared memory has room for more than two. Where a block
+lies takes one of them. Tiles of 64 rows were faster with two, on an H200."""
 
 NOTHING_AHEAD = ("cuda-sm120", "hip-gfx942")
 """Where of keys and values of more columns shared memory has no room for a second block beside a tile of queries."""
@@ -381,10 +380,10 @@ def _rows_of_singles(shape: AttentionShape, target: str) -> int:
 
 
 def _tile_of(shape: AttentionShape, target: str) -> _Tile:
-    if target in LARGE_TILES and shape.widest <= MOST_VALUES_OF_FOUR_WARPS and shape.element != "f32":
-        return _Tile(2 * TILE_ROWS, 8, LARGE_TILES[target])
     if shape.element == "f32":
         # Without matrix units operands lie in registers, in several threads at a time.
         return _Tile(shape.single_rows, _warps_that_attend(shape, target), 1)
-    alone = target in NOTHING_AHEAD and shape.widest > MOST_VALUES_OF_FOUR_WARPS
-    return _Tile(TILE_ROWS, _warps_that_attend(shape, target), 1 if alone else 2)
+    wide = shape.widest > MOST_VALUES_OF_FOUR_WARPS
+    if target in LARGE_TILES and not wide:
+        return _Tile(2 * TILE_ROWS, 8, LARGE_TILES[target])
+    return _Tile(TILE_ROWS, _warps_that_attend(shape, target), 1 if wide and target in NOTHING_AHEAD else 2)

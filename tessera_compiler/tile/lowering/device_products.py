@@ -61,9 +61,8 @@ def product_of(
 ) -> Product:
     """`firsts` are the first outputs of the blocks that are computed side by side; `splits` is how many parts of the
     columns are added up."""
-    if is_stacked(blocking, splits):
-        return _Stacked(builder, product, blocking, rows, firsts, splits)
-    return _KINDS[form_of_product(product)](builder, product, blocking, rows, firsts)
+    kind = _Stacked if is_stacked(blocking, splits) else _KINDS[form_of_product(product)]
+    return kind(builder, product, blocking, rows, firsts, splits)
 
 
 def _powers_of_two(count: int) -> Iterator[tuple[int, int]]:
@@ -88,9 +87,10 @@ class Product:
         blocking: DeviceBlocking,
         rows: Rows,
         firsts: Sequence[SSAValue],
+        splits: int,
     ) -> None:
         self._builder, self._product, self._blocking = builder, product, blocking
-        self._rows, self._firsts = rows, firsts
+        self._rows, self._firsts, self._splits = rows, firsts, splits
         self._x, self._weight, *self._others = product.arguments
         self.depth: int = type_of(self._weight).get_shape()[1]
         self._turned = is_turned(form_of_product(product), blocking)
@@ -201,18 +201,10 @@ class _Plain(Product):
 class _Stacked(_Plain):
     """The parts of the columns next to each other, each by warps of its own: sums are a stack, a tile for each part."""
 
-    def __init__(
-        self,
-        builder: KernelBuilder,
-        product: schedule.MatmulOp,
-        blocking: DeviceBlocking,
-        rows: Rows,
-        firsts: Sequence[SSAValue],
-        splits: int,
-    ) -> None:
-        super().__init__(builder, product, blocking, rows, firsts)
-        self._splits = splits
-        self._part = self.depth // splits
+    @property
+    def _part(self) -> int:
+        """Columns of each."""
+        return self.depth // self._splits
 
     def empty(self) -> Tiles:
         return [self._builder.empty_stack((self._splits, *self.shape)) for _ in self._firsts]
